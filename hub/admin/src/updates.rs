@@ -103,10 +103,12 @@ pub(crate) async fn rollback(
         None => version.number < record.version && version.outcome.has_served(),
     };
     let hint = "blueprint-hub workload history shows the versions that are kept";
+    let kept: Vec<String> = versions.iter().map(|version| version.number.to_string()).collect();
     let version = versions.into_iter().find(|version| is_meant(&version)).ok_or_else(|| {
         let text = match asked.version {
             Some(number) => format!(
-                "version {number} of {key} is not kept: the newest {} are (workloads.keep_versions)",
+                "version {number} of {key} is not kept, but {} (workloads.keep_versions is {})",
+                if kept.is_empty() { "none".to_owned() } else { kept.join(", ") },
                 state.hub.keep_versions()
             ),
             None => format!("no version of {key} is kept that served before version {}", record.version),

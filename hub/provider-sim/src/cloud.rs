@@ -184,7 +184,7 @@ impl SimCloud {
                     key,
                     provider_id: provider_id(name),
                     tags: label.tags(),
-                    state: self.state(name).await,
+                    state: self.state(name).await?,
                     created_at,
                 });
             }
@@ -222,16 +222,18 @@ impl SimCloud {
         Ok(())
     }
 
-    async fn state(&self, name: &str) -> InstanceState {
-        let Some(slot) = self.slots().get(name).map(Arc::clone) else { return InstanceState::Stopped };
+    async fn state(&self, name: &str) -> io::Result<InstanceState> {
+        let slot = Arc::clone(self.slots().entry(name.to_owned()).or_default());
         let Ok(mut machine) = slot.machine.try_lock() else {
             let is_stopping = slot.is_stopping.load(Ordering::Relaxed);
-            return if is_stopping { InstanceState::Stopping } else { InstanceState::Starting };
+            return Ok(if is_stopping { InstanceState::Stopping } else { InstanceState::Starting });
         };
-        match machine.as_mut() {
+        Ok(match machine.as_mut() {
             Some(machine) => machine.state().await,
+            // While the slot is locked, nothing that could be taken for it is started.
+            None if self.folder(name).is_in_use().await? => InstanceState::Stopping,
             None => InstanceState::Stopped,
-        }
+        })
     }
 
     fn sells_in(&self, name: &str) -> bool {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blueprint_common_types::{Secret, ServiceKey, Timestamp};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::fs::{self, DirBuilder, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
@@ -121,6 +123,21 @@ impl Folder {
     /// True once the agent of the machine was started, in this process of the hub or an earlier one.
     pub(crate) async fn is_booted(&self) -> io::Result<bool> {
         fs::try_exists(self.0.join("booted")).await
+    }
+
+    /// True while an agent holds the machine's state: one that an earlier hub started ends its workloads first, and so
+    /// after that hub.
+    pub(crate) async fn is_in_use(&self) -> io::Result<bool> {
+        let file = match File::open(self.agent_state().join("lock")).await {
+            Ok(file) => file.into_std().await,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(_) => Ok(false),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+            Err((_, errno)) => Err(errno.into()),
+        }
     }
 
     /// Notes that the agent was started.

@@ -19,7 +19,8 @@
 //! - no process outlives the hub, however it ends: each reads a pipe that the hub holds and ends with it;
 //! - no secret stands in an argument or the environment of a process; of the hub's environment only `PATH`
 //!   and `HOME` are passed on;
-//! - machines end with the hub and are kept: a hub that starts again finds them stopped;
+//! - machines end with the hub and are kept: a hub that starts again finds them stopping until their agents of before have ended,
+//!   and then stopped;
 //! - one thing at a time happens to a machine; machines do not wait for each other.
 
 mod cloud;

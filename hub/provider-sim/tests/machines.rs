@@ -11,6 +11,7 @@ use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
     DeploymentId, Instance, InstanceKey, InstanceSpec, InstanceState, Provider, ProviderError, Tags,
 };
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -294,6 +295,24 @@ async fn a_new_hub_finds_its_machines_stopped_and_boots_them_without_join_line()
     assert!(!sim.path("sim-1", "join-line").exists());
     sim.cloud.boot("sim/sim-1").await.unwrap();
     assert_eq!(sim.agent("sim-1").await, agent);
+}
+
+#[tokio::test]
+async fn a_machine_is_stopping_while_the_agent_of_an_earlier_hub_ends() {
+    let mut sim = Sim::new();
+    sim.cloud.create(&spec("sim-1")).await.unwrap();
+    let agent = sim.agent("sim-1").await;
+    sim.cloud = cloud_in(sim.dir.path(), &stand_in("agent"), "service");
+    ends(agent).await;
+    assert_eq!(sim.states().await, [("sim-1".to_owned(), InstanceState::Stopped)]);
+    // As the real one does: it has its folder for itself until it has ended its workloads.
+    let file = std::fs::File::create(sim.path("sim-1", "state/lock")).unwrap();
+    let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
+    assert_eq!(sim.states().await, [("sim-1".to_owned(), InstanceState::Stopping)]);
+    drop(held);
+    assert_eq!(sim.states().await, [("sim-1".to_owned(), InstanceState::Stopped)]);
+    sim.cloud.boot("sim/sim-1").await.unwrap();
+    assert_eq!(sim.states().await, [running("sim-1")]);
 }
 
 #[tokio::test]

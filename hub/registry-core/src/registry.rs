@@ -14,21 +14,25 @@
 
 mod admit;
 mod change;
+mod facts;
+mod held;
+mod line;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_types::workload::Inventory;
 use blueprint_common_types::{AgentId, Health, ServiceKey, TargetKey, Timestamp};
 
 use admit::Admitted;
 pub use change::{Change, ChangeBody, OfferedTarget, Outcome, RefusedTarget};
+pub use held::knows_no_runs;
+use held::{Declared, Held, differences};
+pub use line::{MAX_REASON_CHARS, clean_line};
 pub use snapshot::{AgentIndex, AgentView, RegistrySnapshot};
 
-use crate::{Agent, ServiceGrant, TargetRecord, WHOLE};
+use crate::{Agent, ServiceGrant, TargetRecord};
 
 /// Most targets that one agent may offer, and most services that it may claim.
 pub const MAX_TARGETS_PER_AGENT: usize = 64;
@@ -36,39 +40,12 @@ pub const MAX_TARGETS_PER_AGENT: usize = 64;
 /// Changes kept for watchers that come back; who missed more begins anew.
 pub const WATCH_LOG: usize = 4096;
 
-/// Longest reason kept of what an agent reports, in characters.
-pub const MAX_REASON_CHARS: usize = 200;
-
 /// Reason of a target whose agent cannot be reached through the tunnel.
 pub const DATA_PLANE_REASON: &str = "data plane does not echo";
 
 /// How requests are shared between the runs of a service's workload: hundredths by node and generation of the assignment.
 /// A service that is not named gives to all of its targets alike; of one that is named, what no run offers gets nothing.
 pub type Weights = BTreeMap<ServiceKey, BTreeMap<(AgentId, u64), u8>>;
-
-/// A target as its agent reported it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Declared {
-    health: Health,
-    reason: String,
-    generation: u64,
-}
-
-/// One agent and everything that hangs on its lease.
-#[derive(Debug, Clone)]
-struct Held {
-    agent: Arc<Agent>,
-    connected: bool,
-    data_plane: bool,
-    runs_workloads: bool,
-    /// Its machine is to go: its targets get no new requests.
-    is_leaving: bool,
-    inventory: Option<Arc<Inventory>>,
-    last_seen: Option<Timestamp>,
-    /// End of the lease; `None` while there is no target or the targets are parked.
-    expires_at: Option<Timestamp>,
-    targets: BTreeMap<(ServiceKey, u16), Declared>,
-}
 
 /// The hub's list of agents and targets. Single owner, no lock, no clock.
 #[derive(Debug, Clone)]
@@ -188,85 +165,6 @@ impl Registry {
         let claimed: Vec<_> = self.claims.extract_if(.., |_, owner| *owner == id).map(|(s, _)| s).collect();
         let mut bodies: Vec<_> = offered.into_iter().map(ChangeBody::Remove).collect();
         bodies.extend(claimed.into_iter().map(|service| ChangeBody::Unclaim { service, agent: id }));
-        self.record(bodies)
-    }
-
-    /// Notes the generation of the agent's newest certificate.
-    pub fn set_generation(&mut self, id: AgentId, generation: u32) {
-        if let Some(held) = self.agents.get_mut(&id)
-            && held.agent.generation != generation
-        {
-            Arc::make_mut(&mut held.agent).generation = generation;
-            self.cached = None;
-        }
-    }
-
-    /// Notes the version that the agent reported.
-    pub fn set_agent_version(&mut self, id: AgentId, version: &str) {
-        if let Some(held) = self.agents.get_mut(&id)
-            && held.agent.agent_version != version
-        {
-            Arc::make_mut(&mut held.agent).agent_version = clean_line(version);
-            self.cached = None;
-        }
-    }
-
-    /// Notes whether the agent runs what the hub assigns, until it says so it does, and what its machine has for that;
-    /// the parts of its targets change where it tells runs apart and did not before.
-    pub fn set_workload_facts(
-        &mut self,
-        id: AgentId,
-        runs: bool,
-        inventory: Option<Inventory>,
-    ) -> Vec<Change> {
-        let Some(held) = self.agents.get_mut(&id) else { return Vec::new() };
-        if held.runs_workloads == runs && held.inventory.as_deref() == inventory.as_ref() {
-            return Vec::new();
-        }
-        let before = held.records(&self.weights);
-        held.runs_workloads = runs;
-        held.inventory = inventory.map(Arc::new);
-        let bodies = differences(before, held.records(&self.weights));
-        self.cached = None;
-        self.record(bodies)
-    }
-
-    /// Notes that the agent's session began or ended. Targets stay: the data plane and the lease
-    /// say whether they can be reached.
-    pub fn set_connected(&mut self, id: AgentId, connected: bool, now: Timestamp) {
-        let Some(held) = self.agents.get_mut(&id) else { return };
-        self.cached = None;
-        held.connected = connected;
-        held.last_seen = Some(now);
-        if !connected && held.expires_at.is_none() {
-            held.targets.clear();
-        }
-    }
-
-    /// Notes whether the agent's data plane echoes; its targets change where that is news.
-    pub fn set_data_plane(&mut self, id: AgentId, alive: bool) -> Vec<Change> {
-        let Some(held) = self.agents.get_mut(&id) else { return Vec::new() };
-        if held.data_plane == alive {
-            return Vec::new();
-        }
-        let before = held.records(&self.weights);
-        held.data_plane = alive;
-        let bodies = differences(before, held.records(&self.weights));
-        self.cached = None;
-        self.record(bodies)
-    }
-
-    /// Says which agents are to go, and no others: their targets stay, and get no new requests.
-    pub fn set_leaving(&mut self, leaving: &BTreeSet<AgentId>) -> Vec<Change> {
-        let mut bodies = Vec::new();
-        for (id, held) in &mut self.agents {
-            let is_leaving = leaving.contains(id);
-            if held.is_leaving != is_leaving {
-                let before = held.records(&self.weights);
-                held.is_leaving = is_leaving;
-                bodies.extend(differences(before, held.records(&self.weights)));
-            }
-        }
         self.record(bodies)
     }
 
@@ -441,89 +339,6 @@ impl Registry {
         }
         changes
     }
-}
-
-impl Held {
-    /// The targets that everybody sees: none without a lease.
-    fn records(&self, weights: &Weights) -> BTreeMap<TargetKey, TargetRecord> {
-        let Some(expires_at) = self.expires_at else { return BTreeMap::new() };
-        let agent = &self.agent;
-        let record = |(&(service, port), declared): (&(ServiceKey, u16), &Declared)| {
-            let key = TargetKey { service, agent: agent.id, port };
-            let (health, reason) = if self.data_plane {
-                (declared.health, declared.reason.clone())
-            } else {
-                (Health::Unhealthy, DATA_PLANE_REASON.to_owned())
-            };
-            let address = SocketAddr::from((agent.lease.v4, port));
-            let generation = declared.generation;
-            let weight = match weights.get(&service) {
-                Some(_) | None if self.is_leaving => 0,
-                Some(runs) => self.share(runs, service, port),
-                None => WHOLE,
-            };
-            let agent_name = agent.name.clone();
-            (key, TargetRecord { key, health, reason, address, expires_at, agent_name, generation, weight })
-        };
-        self.targets.iter().map(record).collect()
-    }
-
-    /// What a target gets of a service that the hub runs. A run has one target: of more the first healthy one counts. One
-    /// of no run, or of a run that is not named, gets nothing, unless the agent is of a version that knows no runs.
-    fn share(&self, runs: &BTreeMap<(AgentId, u64), u8>, service: ServiceKey, port: u16) -> u8 {
-        let of_service = self.targets.range((service, 0)..=(service, u16::MAX));
-        let Some(generation) = self.targets.get(&(service, port)).map(|it| it.generation) else { return 0 };
-        let own = of_service.filter(|(_, it)| it.generation == generation);
-        let first = own.min_by_key(|((_, port), it)| (it.health != Health::Healthy, *port));
-        if first.is_none_or(|((_, first), _)| *first != port) {
-            return 0;
-        }
-        let of_agent = runs.range((self.agent.id, 0)..=(self.agent.id, u64::MAX));
-        if generation == 0 && knows_no_runs(self.inventory.as_deref()) {
-            return of_agent.map(|(_, share)| *share).max().unwrap_or(0);
-        }
-        runs.get(&(self.agent.id, generation)).copied().unwrap_or(0)
-    }
-}
-
-/// Whether an agent of this inventory is too old to say which run of a workload offers a target.
-#[must_use]
-pub fn knows_no_runs(inventory: Option<&Inventory>) -> bool {
-    inventory.is_none_or(|inventory| inventory.slots == 0)
-}
-
-/// What a watcher has to be told to get from `before` to `after`; a later expiry is no news.
-fn differences(
-    mut before: BTreeMap<TargetKey, TargetRecord>,
-    after: BTreeMap<TargetKey, TargetRecord>,
-) -> Vec<ChangeBody> {
-    let mut upserts = Vec::new();
-    for (key, record) in after {
-        let old = before.remove(&key);
-        let seen = |it: &TargetRecord| (it.health, it.reason.clone(), it.generation, it.weight);
-        if old.is_none_or(|old| seen(&old) != seen(&record)) {
-            upserts.push(ChangeBody::Upsert(record));
-        }
-    }
-    before.into_values().map(ChangeBody::Remove).chain(upserts).collect()
-}
-
-/// One line of at most [`MAX_REASON_CHARS`] out of whatever an agent sent; what is longer ends behind a word, with an ellipsis.
-#[must_use]
-pub fn clean_line(text: &str) -> String {
-    let mut line: String = text.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS + 1).collect();
-    if line.chars().count() <= MAX_REASON_CHARS {
-        return line;
-    }
-    let kept = line.char_indices().nth(MAX_REASON_CHARS - 1).map_or(line.len(), |(at, _)| at);
-    line.truncate(kept);
-    // A word that fills most of the line is cut.
-    if let Some(word) = line.rfind(' ').filter(|at| *at > kept / 2) {
-        line.truncate(word);
-    }
-    line.truncate(line.trim_end_matches([' ', ':', ',', ';']).len());
-    line.push('\u{2026}');
-    line
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Versions of workloads: documents that were run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
@@ -126,28 +126,37 @@ pub(crate) fn add(db: &Connection, version: &Version) -> DbResult<()> {
     Ok(())
 }
 
-/// Lets the oldest go where they are too many; those in use stay. Says which went.
+/// A version among those of its service.
+struct Numbered {
+    number: u32,
+    repeats: Option<u32>,
+    has_served: bool,
+}
+
+/// Lets the oldest go where they are too many, but for what is [`spared`]. Says which went.
 pub(crate) fn trim(db: &Connection, keep: usize, now: Timestamp) -> DbResult<ThrownAway> {
-    let sql = "SELECT blueprint, service, number FROM workload_versions ORDER BY blueprint, service, number";
+    let sql = "SELECT blueprint, service, number, repeats, outcome FROM workload_versions \
+               ORDER BY blueprint, service, number";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;
-    let mut all: BTreeMap<ServiceKey, Vec<u32>> = BTreeMap::new();
+    let mut all: BTreeMap<ServiceKey, Vec<Numbered>> = BTreeMap::new();
     while let Some(row) = rows.next()? {
-        all.entry(read_service(row, 0)?).or_default().push(row.get(2)?);
+        let has_served = read_text::<VersionOutcome>(row, 4)?.has_served();
+        let version = Numbered { number: row.get(2)?, repeats: row.get(3)?, has_served };
+        all.entry(read_service(row, 0)?).or_default().push(version);
     }
     let mut gone = Vec::new();
-    for (key, numbers) in all {
-        let many = numbers.len().saturating_sub(keep);
+    for (key, versions) in all {
+        let many = versions.len().saturating_sub(keep);
         if many == 0 {
             continue;
         }
-        let serving = find_workload(db, key)?.map(|record| record.version);
-        let update = updates::get(db, key)?;
-        let used = |number: &u32| {
-            serving == Some(*number)
-                || update.as_ref().is_some_and(|update| [update.from, update.to].contains(number))
-        };
-        let old: Vec<u32> = numbers.into_iter().filter(|number| !used(number)).take(many).collect();
+        let spared = spared(db, key, &versions)?;
+        let numbers = versions.iter().map(|version| version.number);
+        let old: Vec<u32> = numbers.filter(|number| !spared.contains(number)).take(many).collect();
+        if old.is_empty() {
+            continue;
+        }
         let (blueprint, number) = service(key);
         for old in &old {
             let sql = "DELETE FROM workload_versions WHERE blueprint = ?1 AND service = ?2 AND number = ?3";
@@ -159,6 +168,21 @@ pub(crate) fn trim(db: &Connection, keep: usize, now: Timestamp) -> DbResult<Thr
         gone.push((key, old));
     }
     Ok(gone)
+}
+
+/// Versions of a service that stay, however few are to be kept: what serves, both versions of an update and the one that it goes
+/// back to, and the one that served last before, where a rollback goes that names none. `versions` are all, the oldest first.
+fn spared(db: &Connection, key: ServiceKey, versions: &[Numbered]) -> DbResult<BTreeSet<u32>> {
+    let serving = find_workload(db, key)?.map(|record| record.version);
+    let mut spared: BTreeSet<u32> = serving.into_iter().collect();
+    if let Some(update) = updates::get(db, key)? {
+        spared.extend([update.from, update.to]);
+        let next = versions.iter().find(|version| version.number == update.to);
+        spared.extend(next.and_then(|version| version.repeats));
+    }
+    let mut earlier = versions.iter().filter(|version| Some(version.number) < serving && version.has_served);
+    spared.extend(earlier.next_back().map(|version| version.number));
+    Ok(spared)
 }
 
 /// Notes what became of a version; nothing where it is not kept.

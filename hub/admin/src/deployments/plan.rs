@@ -12,7 +12,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::CreateDeployment;
+use super::order::CreateDeployment;
 use crate::AdminState;
 use crate::accounts::AccountView;
 use crate::error::ApiError;

@@ -1,11 +1,15 @@
 //! A cloud that loses answers, lists late and makes machines twice, and a hub that is killed at every step: whatever
 //! happens, in the end there are exactly the machines wanted, and nobody else's was touched.
 
+mod check;
+mod cloud;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, HubId, Micros, Timestamp};
 
+use self::cloud::Machine;
 use super::*;
 use crate::resource::Arch;
 use crate::{Candidate, DeploymentId, ErrorClass, Instance, InstanceKey, InstanceState, Tags};
@@ -13,25 +17,6 @@ use crate::{Candidate, DeploymentId, ErrorClass, Instance, InstanceKey, Instance
 const HUB: HubId = HubId::from_bytes([1; 16]);
 static NOBODY: crate::scaling::Leaving = crate::scaling::Leaving::new();
 const OTHER: HubId = HubId::from_bytes([2; 16]);
-
-/// A machine at its cloud.
-#[derive(Debug, Clone)]
-struct Machine {
-    provider: &'static str,
-    id: String,
-    key: InstanceKey,
-    hub: Option<HubId>,
-    attempt: u32,
-    /// Exists from here on, and is listed from there on.
-    from: Timestamp,
-    listed_from: Timestamp,
-    /// Deleted, and listed until then.
-    deleted: Option<Timestamp>,
-    state: InstanceState,
-    /// When its agent joins; `None` for one that never does.
-    joins_at: Option<Timestamp>,
-    agent: Option<AgentId>,
-}
 
 /// The hub was killed.
 struct Killed;
@@ -99,39 +84,6 @@ impl World {
             world.stand(CLOUDS[0], key.parse().unwrap(), hub, Duration::ZERO, 1);
         }
         world
-    }
-
-    /// A machine that stands after `delay`.
-    fn stand(
-        &mut self,
-        provider: &'static str,
-        key: InstanceKey,
-        hub: Option<HubId>,
-        delay: Duration,
-        attempt: u32,
-    ) -> String {
-        self.made += 1;
-        let from = self.now.plus(delay);
-        let (late, silent) = if self.faulty { (100, 25) } else { (0, 0) };
-        let listed_from = from.plus(secs(self.dice.below(late + 1)));
-        let joins_at = (!self.dice.percent(silent)).then(|| from.plus(secs(20 + self.dice.below(100))));
-        let id = format!("{provider}-{}", self.made);
-        let state = InstanceState::Running;
-        let machine = Machine {
-            provider,
-            id: id.clone(),
-            key,
-            hub,
-            from,
-            listed_from,
-            deleted: None,
-            state,
-            joins_at,
-            agent: None,
-            attempt,
-        };
-        self.cloud.push(machine);
-        id
     }
 
     fn step(&mut self) -> Result<(), Killed> {
@@ -230,120 +182,6 @@ impl World {
         self.step()
     }
 
-    fn list(&mut self, provider: &str) -> Option<Vec<Instance>> {
-        if self.faulty && self.dice.percent(10) {
-            return None;
-        }
-        let mut listed = Vec::new();
-        for machine in self.cloud.clone() {
-            let is_there =
-                machine.listed_from <= self.now && machine.deleted.is_none_or(|until| until > self.now);
-            let is_left_out = self.faulty && self.dice.percent(3);
-            if machine.provider == provider && is_there && !is_left_out {
-                let deployment = DeploymentId::from_bytes([0; 10]);
-                listed.push(Instance {
-                    key: machine.key,
-                    provider_id: machine.id,
-                    tags: machine.hub.map(|hub| Tags { hub, deployment, attempt: machine.attempt }),
-                    state: machine.state,
-                    created_at: machine.from,
-                });
-            }
-        }
-        Some(listed)
-    }
-
-    fn create(&mut self, record: &Record) -> CreateAnswer {
-        let provider = if record.candidate.provider == CLOUDS[0] { CLOUDS[0] } else { CLOUDS[1] };
-        let failed = |class| CreateAnswer::Failed { class, reason: class.label().to_owned() };
-        let mut delay = Duration::ZERO;
-        let mut is_lost = false;
-        let mut refused = None;
-        if self.faulty {
-            match self.dice.below(20) {
-                0 | 1 => return failed(ErrorClass::Capacity),
-                2 => return failed(ErrorClass::Quota),
-                3 => return failed(ErrorClass::Throttle),
-                // It says that nothing was done, and makes one all the same.
-                9 => refused = Some(ErrorClass::Throttle),
-                4 => return failed(ErrorClass::Deny),
-                5 => return failed(ErrorClass::Unknown),
-                6 | 7 => is_lost = true,
-                8 => (is_lost, delay) = (true, secs(self.dice.below(300))),
-                _ => {}
-            }
-        }
-        // A request key is its account's and compared with all that was asked, tags too.
-        let same = |machine: &&Machine| {
-            machine.key == record.key && machine.hub == Some(HUB) && machine.deleted.is_none()
-        };
-        let known = self.cloud.iter().find(same).map(|machine| machine.id.clone());
-        let id = match known {
-            Some(id) if self.has_request_keys => id,
-            Some(_) | None => self.stand(provider, record.key.clone(), Some(HUB), delay, record.attempt),
-        };
-        match refused.or(is_lost.then_some(ErrorClass::Unknown)) {
-            Some(class) => failed(class),
-            None => CreateAnswer::Made(id),
-        }
-    }
-
-    fn delete(&mut self, provider: &str, id: &str, record: Option<&Record>) -> Result<(), Killed> {
-        let (fails, lies) = if self.faulty { (20, 10) } else { (0, 0) };
-        if self.dice.percent(fails) {
-            return Ok(());
-        }
-        self.accepted.insert(id.to_owned());
-        if !self.dice.percent(lies) {
-            self.end(id);
-        }
-        self.step()?;
-        if let Some(Action::Save { record, .. }) =
-            self.reconciler.handle_delete(provider, id, record, self.now)
-        {
-            self.save(&record);
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, id: &str) {
-        let shown = if self.faulty { self.dice.below(60) } else { 0 };
-        let until = self.now.plus(secs(shown));
-        let seed = self.seed;
-        let machine = self.cloud.iter_mut().find(|machine| machine.id == id).unwrap();
-        assert_eq!(machine.hub, Some(HUB), "seed {seed}: somebody else's machine was deleted");
-        machine.deleted.get_or_insert(until);
-    }
-
-    fn switch(&mut self, id: &str, state: InstanceState) {
-        if self.faulty && self.dice.percent(20) {
-            return;
-        }
-        let machine = self.cloud.iter_mut().find(|machine| machine.id == id).unwrap();
-        assert_eq!(machine.hub, Some(HUB));
-        machine.state = state;
-    }
-
-    /// Agents join whose time has come, as far as the store lets them.
-    fn join(&mut self) {
-        for machine in &mut self.cloud {
-            let is_up = machine.deleted.is_none()
-                && machine.from <= self.now
-                && machine.state == InstanceState::Running;
-            let is_time = machine.joins_at.is_some_and(|at| at <= self.now);
-            let Some(record) = self.store.instances.get_mut(&machine.key) else { continue };
-            let may = machine.hub == Some(HUB) && record.agent.is_none() && record.state.may_join();
-            if is_up && is_time && may && machine.agent.is_none() {
-                self.ids += 1;
-                let agent = AgentId::from_bytes(u128::from(self.ids).to_be_bytes());
-                record.agent = Some(agent);
-                record.agent_attempt = machine.attempt;
-                machine.agent = Some(agent);
-                self.agents.insert(agent);
-            }
-        }
-    }
-
     fn deploy(&mut self) {
         self.ids += 1;
         let mut bytes = [0; 10];
@@ -406,61 +244,6 @@ impl World {
             }
             _ => {}
         }
-    }
-
-    /// True where there are exactly the machines wanted, each with an agent where it is to run.
-    fn check(&self) -> Result<(), String> {
-        let mut expected = BTreeSet::new();
-        for deployment in self.store.deployments.values() {
-            let of = |record: &&Record| record.deployment == deployment.id && !record.state.is_ended();
-            let records: Vec<_> = self.store.instances.values().filter(of).collect();
-            let count = match deployment.wanted {
-                Wanted::Running => usize::try_from(deployment.replicas).unwrap(),
-                Wanted::Gone => 0,
-                Wanted::Stopped => records.len(),
-            };
-            if records.len() != count {
-                return Err(format!("{} records for {deployment:?}", records.len()));
-            }
-            for record in records {
-                if record.state == RecordState::Planned && deployment.wanted == Wanted::Stopped {
-                    continue;
-                }
-                if record.state != RecordState::Active && deployment.wanted == Wanted::Running {
-                    return Err(format!("not active: {record:?}"));
-                }
-                let is_unsure = matches!(record.state, RecordState::Calling);
-                if !(is_unsure && deployment.wanted == Wanted::Stopped) {
-                    expected.insert(record.provider_id.clone().ok_or(format!("no id: {record:?}"))?);
-                }
-            }
-        }
-        let there = |machine: &&Machine| machine.deleted.is_none() && machine.hub == Some(HUB);
-        let found: BTreeSet<_> = self.cloud.iter().filter(there).map(|machine| machine.id.clone()).collect();
-        if found != expected {
-            return Err(format!("wanted {expected:?}, found {found:?}"));
-        }
-        for machine in self.cloud.iter().filter(there) {
-            let record = &self.store.instances[&machine.key];
-            let wanted = self.store.deployments[&record.deployment].wanted;
-            if (wanted == Wanted::Running) != (machine.state == InstanceState::Running) {
-                return Err(format!("{wanted}, but {machine:?}"));
-            }
-            if wanted == Wanted::Running && (machine.agent.is_none() || machine.agent != record.agent) {
-                return Err(format!("another agent: {machine:?} {record:?}"));
-            }
-        }
-        let known: BTreeSet<_> = self
-            .store
-            .instances
-            .values()
-            .filter(|it| !it.state.is_ended())
-            .filter_map(|it| it.agent)
-            .collect();
-        if let Some(agent) = self.agents.iter().find(|agent| !known.contains(agent)) {
-            return Err(format!("node {agent} was forgotten"));
-        }
-        Ok(())
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use blueprint_common_types::workload::Inventory;
 use blueprint_common_types::{
     AgentId, Health, OverlayLease, ServiceKey, TargetKey, Timestamp, TokenId, WgPublicKey,
 };
 use proptest::prelude::*;
 
 use super::*;
+use crate::WHOLE;
 
 const TTL: Duration = Duration::from_secs(30);
 

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use blueprint_common_types::{Health, ServiceKey, TokenId, WgPublicKey};
+use blueprint_common_types::workload::Seat;
+use blueprint_common_types::{
+    Health, MachineSample, ServiceKey, ServiceSample, TokenId, TunnelSample, WgPublicKey,
+};
 use blueprint_hub_registry_core::qos::PagePoint;
+use blueprint_hub_registry_core::workload::Assignment;
 use blueprint_hub_registry_core::{
     AccessTokenRecord, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord,
-    AuditCheck, AuditRow, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange,
-    PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError, ServiceGrant,
-    ServiceRecord, StoreError, StoreResult, Weights,
+    AuditCheck, AuditKind, AuditRow, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord, Loaded,
+    OfferedTarget, PolicyChange, PolicyChangeError, PolicyRecord, QosSample, RenewError, ServiceChange,
+    ServiceChangeError, ServiceGrant, ServiceRecord, StoreError, StoreResult, Weights,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;

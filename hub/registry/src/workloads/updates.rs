@@ -233,6 +233,8 @@ impl Workloads {
                 self.end_update(service);
                 // The other replicas go on with the seat that they have.
                 self.assigner.spread(snapshot);
+                // What it went back to was spared, and may be too many now.
+                self.trim_versions().await;
             }
             Advance::TakeBack(reason) => {
                 if let Some(update) = self.updates.get(service).filter(|update| update.phase != Phase::Back) {

@@ -307,7 +307,8 @@ pub(super) fn tell(answer: &Value) {
 /// Shows the versions that are kept.
 pub(super) fn history(global: &Global, service: ServiceKey, limit: usize) -> Result<(), CliError> {
     let mut answer = ask(global, "GET", &format!("{}/versions", path(service)), None)?;
-    let oldest = rows(&answer, "versions").last().and_then(|row| row.get("version")).and_then(Value::as_u64);
+    let numbers: Vec<u64> =
+        rows(&answer, "versions").iter().filter_map(|row| row.get("version")?.as_u64()).collect();
     if let Some(versions) = answer.get_mut("versions").and_then(Value::as_array_mut) {
         versions.truncate(limit);
     }
@@ -333,12 +334,9 @@ pub(super) fn history(global: &Global, service: ServiceKey, limit: usize) -> Res
             }
             table.print();
             let keep = answer.get("keep_versions").map(Value::to_string).unwrap_or_default();
-            let gone = oldest.filter(|oldest| *oldest > 1);
-            let gone = gone.map(|oldest| format!("; those before version {oldest} were thrown away"));
-            print_line(&format!(
-                "{keep} versions are kept (workloads.keep_versions){}",
-                gone.unwrap_or_default()
-            ));
+            let is_all = numbers.first().is_none_or(|newest| u64::try_from(numbers.len()) == Ok(*newest));
+            let gone = if is_all { "" } else { "; those that are missing here were thrown away" };
+            print_line(&format!("{keep} versions are kept (workloads.keep_versions){gone}"));
         }
     }
     Ok(())

@@ -223,3 +223,37 @@ async fn so_many_versions_are_kept_as_are_asked_for_and_what_is_in_use_is_among_
     assert_eq!(store.set_workload(leased).await.unwrap().version, 31);
     assert!(store.list_versions(SERVICE).await.unwrap().iter().all(|it| it.number != 31));
 }
+
+#[tokio::test]
+async fn what_a_rollback_goes_to_stays_however_few_versions_are_kept() {
+    let (_dir, store) = store();
+    let mut record = store.set_workload(change("{}", &[], None)).await.unwrap();
+    let numbers = async || {
+        let kept = store.list_versions(SERVICE).await.unwrap();
+        kept.iter().map(|it| it.number).collect::<Vec<_>>()
+    };
+    for number in 2..=4u32 {
+        let begun = store.begin_update(next(&record, &format!("{{\"a\":{number}}}"), Strategy::Rolling));
+        begun.await.unwrap().unwrap();
+        record = store.finish_update(SERVICE, NOW).await.unwrap().unwrap();
+    }
+    assert_eq!(numbers().await, [4, 3, 2, 1]);
+    // Back to the second: it stays beside the two of the update, and whatever comes later may go.
+    let back = NewUpdate { repeats: Some(2), ..next(&record, "{\"a\":2}", Strategy::Rolling) };
+    store.begin_update(back).await.unwrap().unwrap();
+    assert_eq!(store.trim_versions(2, NOW).await.unwrap(), [(SERVICE, vec![1])]);
+    assert_eq!(store.trim_versions(2, NOW).await.unwrap(), [], "the third served last before");
+    assert_eq!(numbers().await, [5, 4, 3, 2]);
+    record = store.finish_update(SERVICE, NOW).await.unwrap().unwrap();
+    assert_eq!(store.trim_versions(2, NOW).await.unwrap(), [(SERVICE, vec![2, 3])]);
+    // Versions that failed do not push out the one that served before.
+    for number in 6..=8u32 {
+        let begun = store.begin_update(next(&record, &format!("{{\"b\":{number}}}"), Strategy::Rolling));
+        begun.await.unwrap().unwrap();
+        store.trim_versions(2, NOW).await.unwrap();
+        assert_eq!(numbers().await, [number, 5, 4]);
+        store.take_back_update(SERVICE, "it is a test".to_owned(), NOW).await.unwrap();
+    }
+    assert_eq!(store.trim_versions(2, NOW).await.unwrap(), [(SERVICE, vec![8])]);
+    assert_eq!(numbers().await, [5, 4]);
+}

@@ -89,7 +89,7 @@ struct Running {
 impl Running {
     /// What the first boot does.
     fn boot(machine: &Seen) -> Result<Self> {
-        let mut agent = Agent::join(None, &machine.name, &join_line(machine)?)?;
+        let mut agent = Agent::join(None, &machine.name, &join_line(&machine.user_data)?)?;
         let service = Service::start(None, &machine.name)?;
         agent.run()?;
         agent.offer(SERVICE.0, service.address)?;
@@ -97,9 +97,9 @@ impl Running {
     }
 }
 
-/// What a machine's first boot reads to join.
-fn join_line(machine: &Seen) -> Result<String> {
-    let document = machine.user_data.strip_prefix("#cloud-config\n").context("no #cloud-config")?;
+/// What a machine's first boot reads to join, of its user data.
+pub(crate) fn join_line(user_data: &str) -> Result<String> {
+    let document = user_data.strip_prefix("#cloud-config\n").context("no #cloud-config")?;
     let document: Value = serde_json::from_str(document)?;
     let files = rows(&document, "/write_files")?;
     let line = files.iter().find(|file| file["path"] == "/etc/blueprint-agent/join");

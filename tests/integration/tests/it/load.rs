@@ -110,6 +110,18 @@ impl Load {
         self.calls().iter().filter_map(|call| call.failure.clone()).collect()
     }
 
+    /// Why calls failed that had ended before `moment`.
+    pub(crate) fn failures_before(&self, moment: Instant) -> Vec<String> {
+        let calls = self.calls();
+        calls.iter().filter(|call| call.end < moment).filter_map(|call| call.failure.clone()).collect()
+    }
+
+    /// Why calls failed that began at `moment` or later.
+    pub(crate) fn failures_after(&self, moment: Instant) -> Vec<String> {
+        let calls = self.calls();
+        calls.iter().filter(|call| call.begin >= moment).filter_map(|call| call.failure.clone()).collect()
+    }
+
     /// Calls so far, and the longest time that one took.
     pub(crate) fn summary(&self) -> (usize, Duration) {
         let calls = self.calls();

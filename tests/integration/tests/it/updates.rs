@@ -2,6 +2,8 @@
 //! killed on the way goes on.
 
 mod containers;
+mod kept;
+mod killed;
 mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! Updates of a service with a tier: its replicas are on two machines, and go from version to version without a lost request.
+//! Updates of a service with a tier: its replicas are on several machines, and go from version to version without a lost request.
 
 use std::time::Duration;
 
@@ -14,50 +14,57 @@ use crate::workloads::rig::Artefact;
 /// How often it is asked who answers, to see every replica.
 const ASKED: usize = 20;
 
-/// A service of the tier `standard` with two machines, each of which runs version 1, which calls itself `one`.
-struct Fleet {
-    hub: Hub<'static>,
-    access: String,
+/// A service of the tier `standard` with machines each of which runs version 1, which calls itself `one`.
+pub(super) struct Fleet {
+    pub(super) hub: Hub<'static>,
+    pub(super) access: String,
+    replicas: usize,
     _artefact: Artefact,
 }
 
 impl Fleet {
-    fn start() -> Result<Option<Self>> {
+    /// On two machines of the simulated cloud.
+    pub(super) fn start() -> Result<Option<Self>> {
         if !require(&[Need::Root]) {
             return Ok(None);
         }
         let (hub, access) = scaling::deployed(&[], &[])?;
+        hub.json(&["scale", "set", SERVICE, "--tier", "standard"])?;
+        wait_replicas(&hub, 2)?;
+        // They lie in the hub's folder, which no other user may pass.
+        Self::run(hub, access, 2, json!({ "own_user": false })).map(Some)
+    }
+
+    /// Has the service's machines run it, which have joined.
+    pub(super) fn run(hub: Hub<'static>, access: String, replicas: usize, sandbox: Value) -> Result<Self> {
         let artefact = Artefact::serve()?;
-        // Machines of the simulated cloud lie in the hub's folder, which no other user may pass.
         let document = json!({
             "source": { "type": "native", "url": artefact.url(), "sha256": artefact.sha256() },
             "env": { "EXAMPLE_NAME": "one" },
-            "sandbox": { "own_user": false },
+            "sandbox": sandbox,
             "limits": { "cpu_millis": 100, "memory_bytes": 134_217_728 },
         });
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(file.path(), document.to_string())?;
-        hub.json(&["scale", "set", SERVICE, "--tier", "standard"])?;
-        wait_replicas(&hub, 2)?;
         let path = file.path().display().to_string();
         hub.json(&["workload", "run", SERVICE, "--file", &path])?;
-        let fleet = Self { hub, access, _artefact: artefact };
+        let fleet = Self { hub, access, replicas, _artefact: artefact };
         fleet.serves("one", 1)?;
-        Ok(Some(fleet))
+        Ok(fleet)
     }
 
-    fn show(&self) -> Result<Value> {
+    pub(super) fn show(&self) -> Result<Value> {
         self.hub.json(&["workload", "show", SERVICE])
     }
 
-    /// Waits until both machines run this version, and nobody else answers.
-    fn serves(&self, name: &str, version: u64) -> Result<()> {
-        let found = eventually_ok(THROUGH, "both replicas", || {
+    /// Waits until all machines run this version, and nobody else answers.
+    pub(super) fn serves(&self, name: &str, version: u64) -> Result<()> {
+        let found = eventually_ok(THROUGH, "all replicas", || {
             let shown = self.show()?;
             let now = shown.get("version").and_then(Value::as_u64);
             ensure!(now == Some(version) && is_over(&shown), "{shown}");
             let others = rows(&shown, "/replicas")?.iter().filter(|row| row["state"] == "running").count();
-            ensure!(text(&shown, "/state")? == "running" && others == 1, "{shown}");
+            ensure!(text(&shown, "/state")? == "running" && others + 1 == self.replicas, "{shown}");
             for _ in 0..ASKED {
                 let answer = self.hub.get("42", &self.access, "/")?;
                 ensure!(answer.status == 200, "{} {}", answer.status, answer.text());

@@ -62,11 +62,19 @@ impl<'h> Node<'h> {
         engine: &Path,
         settings: &[&str],
     ) -> Result<Self> {
+        Self::around(Agent::join(host, name, &hub.join_line(&[])?)?, engine, settings)
+    }
+
+    /// One that joins with this line on this machine.
+    pub(crate) fn join(name: &str, line: &str) -> Result<Self> {
+        Self::around(Agent::join(None, name, line)?, Path::new("/nonexistent/engine.sock"), &[])
+    }
+
+    fn around(agent: Agent<'h>, engine: &Path, settings: &[&str]) -> Result<Self> {
         let folder = scratch("workloads")?;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         let setting = |name: &str| format!("workload.{name}_dir={}", folder.path().join(name).display());
         let engine = format!("workload.engine_socket={}", engine.display());
-        let agent = Agent::join(host, name, &hub.join_line(&[])?)?;
         let agent = agent.set("workload.testing=true").set(&setting("data")).set(&engine);
         let agent = settings.iter().fold(agent, |agent, setting| agent.set(setting));
         let mut node = Self { agent, folder };
