@@ -50,6 +50,7 @@ mod operator;
 mod patience;
 mod pressure;
 mod progress;
+mod rarely;
 mod send;
 mod server;
 mod sniff;
