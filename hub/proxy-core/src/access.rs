@@ -1,6 +1,7 @@
 //! Who may call what: the access tokens the proxy knows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use blueprint_common_types::{Secret, ServiceKey, Timestamp, TokenHash, TokenId};
 
@@ -44,13 +45,30 @@ pub struct AccessGrant {
 /// All access tokens, by their public half.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccessTable {
-    grants: BTreeMap<TokenId, AccessGrant>,
+    grants: BTreeMap<TokenId, Known>,
+}
+
+/// A grant with its names, which every request shares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) grant: AccessGrant,
+    /// The public half as text.
+    pub(crate) name: Arc<str>,
+    /// `None` where the operator gave it none.
+    pub(crate) label: Option<Arc<str>>,
+}
+
+impl Known {
+    fn new(id: TokenId, grant: AccessGrant) -> Self {
+        let label = Some(grant.label.as_str()).filter(|label| !label.is_empty()).map(Arc::from);
+        Self { grant, name: id.to_string().into(), label }
+    }
 }
 
 impl AccessTable {
     /// Builds the table; of two grants with one id the later stays.
     pub fn new(grants: impl IntoIterator<Item = (TokenId, AccessGrant)>) -> Self {
-        Self { grants: grants.into_iter().collect() }
+        Self { grants: grants.into_iter().map(|(id, grant)| (id, Known::new(id, grant))).collect() }
     }
 
     /// How many tokens there are, live or not.
@@ -73,19 +91,20 @@ impl AccessTable {
         id: TokenId,
         hash: &TokenHash,
         now: Timestamp,
-    ) -> Result<&AccessGrant, Refusal> {
-        let grant = self.grants.get(&id).ok_or(Refusal::InvalidToken)?;
+    ) -> Result<&Known, Refusal> {
+        let known = self.grants.get(&id).ok_or(Refusal::InvalidToken)?;
+        let grant = &known.grant;
         // `Secret` compares in constant time.
         if Secret::new(*grant.hash.as_bytes()) != Secret::new(*hash.as_bytes()) {
             return Err(Refusal::InvalidToken);
         }
         grant.check_life(now)?;
-        Ok(grant)
+        Ok(known)
     }
 
     /// Whether a token that was accepted still stands.
     pub(crate) fn live(&self, id: TokenId, now: Timestamp) -> Result<(), Refusal> {
-        self.grants.get(&id).ok_or(Refusal::RevokedToken)?.check_life(now)
+        self.grants.get(&id).ok_or(Refusal::RevokedToken)?.grant.check_life(now)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One meaning for every request, or none.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use blueprint_common_types::{Secret, TokenHash, TokenId};
 use http::header::HOST;
@@ -13,6 +14,7 @@ use crate::framing;
 use crate::headers::{REQUEST_ID, is_grpc, is_request_id};
 use crate::path;
 use crate::refusal::Refusal;
+use crate::request_id::RequestId;
 use crate::selector::{self, Selector};
 use crate::tls::Channel;
 use crate::websocket::{self, Asked};
@@ -43,7 +45,7 @@ pub struct Downstream<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CanonicalRequest {
     method: Method,
-    path: String,
+    path: Arc<str>,
     prefix: Option<String>,
     query: Option<String>,
     authority: Option<Authority>,
@@ -51,7 +53,7 @@ pub struct CanonicalRequest {
     credential: Credential,
     source: IpAddr,
     tls: bool,
-    request_id: String,
+    request_id: RequestId,
     grpc: bool,
     websocket: bool,
     translated: bool,
@@ -76,8 +78,8 @@ impl CanonicalRequest {
         let by_path = split.map(|(key, _, _)| key);
         let selector = selector::parse(&parts.headers, host, downstream.domain, by_path)?;
         let (prefix, path) = match split {
-            Some((_, prefix, rest)) => (Some(prefix.to_owned()), rest.to_owned()),
-            None => (None, path),
+            Some((_, prefix, rest)) => (Some(prefix.to_owned()), rest.into()),
+            None => (None, Arc::from(&*path)),
         };
         let credential = credential::parse(&parts.headers)?;
         let websocket = asked != Asked::No;
@@ -92,7 +94,7 @@ impl CanonicalRequest {
             credential,
             source: downstream.source,
             tls: downstream.tls,
-            request_id: request_id(&parts.headers).unwrap_or(downstream.request_id).to_owned(),
+            request_id: request_id(&parts.headers).unwrap_or(downstream.request_id).into(),
             grpc: matches!(parts.version, Version::HTTP_2 | Version::HTTP_3)
                 && !websocket
                 && is_grpc(&parts.headers),
@@ -128,6 +130,12 @@ impl CanonicalRequest {
         &self.path
     }
 
+    /// [`Self::path`], to be kept for longer than the request.
+    #[must_use]
+    pub const fn shared_path(&self) -> &Arc<str> {
+        &self.path
+    }
+
     /// The first segment of the path as it came, where that names the service, such as `/s42.b7`.
     #[must_use]
     pub fn prefix(&self) -> Option<&str> {
@@ -139,7 +147,7 @@ impl CanonicalRequest {
     pub fn path_and_query(&self) -> String {
         match &self.query {
             Some(query) => format!("{}?{query}", self.path),
-            None => self.path.clone(),
+            None => self.path.as_ref().to_owned(),
         }
     }
 
@@ -176,7 +184,7 @@ impl CanonicalRequest {
     /// Id that follows the request through every log: the client's where well formed, else ours.
     #[must_use]
     pub fn request_id(&self) -> &str {
-        &self.request_id
+        self.request_id.as_str()
     }
 
     /// Whether this is gRPC, which needs HTTP/2 up to the service.
@@ -279,7 +287,8 @@ fn has_port(authority: &Authority) -> bool {
 }
 
 fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(REQUEST_ID).iter();
+    const NAME: HeaderName = HeaderName::from_static(REQUEST_ID);
+    let mut values = headers.get_all(NAME).iter();
     let value = values.next()?.to_str().ok()?;
     (values.next().is_none() && is_request_id(value)).then_some(value)
 }

@@ -28,7 +28,7 @@ const MAX_REQUEST_ID: usize = 128;
 const MAX_TENANT_NAME: usize = 512;
 
 /// Name of the header with the signed statement of who calls.
-pub(crate) const STATEMENT: &str = "x-blueprint-identity";
+const STATEMENT: HeaderName = HeaderName::from_static("x-blueprint-identity");
 
 /// Belong to one connection, never to the next (RFC 9110, section 7.6.1, and their ancestors).
 const HOP_BY_HOP: [&str; 9] = [
@@ -43,8 +43,9 @@ const HOP_BY_HOP: [&str; 9] = [
     "proxy-connection",
 ];
 
-/// Ours or the connection's: a client cannot say these to a service.
-const RESERVED: [&str; 27] = [
+/// Ours or the connection's: a client cannot say these to a service. Apart those that start with [`OF_EXTENSIONS`], so
+/// that a name is compared with one half of all.
+const RESERVED: [&str; 9] = [
     "authorization",
     "content-length",
     "expect",
@@ -54,24 +55,31 @@ const RESERVED: [&str; 27] = [
     "remote-user",
     "true-client-ip",
     "cf-connecting-ip",
-    "x-auth",
-    "x-auth-method",
-    "x-blueprint",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-customer-email",
-    "x-forwarded",
-    "x-original-host",
-    "x-original-uri",
-    "x-original-url",
-    "x-real-ip",
-    "x-remote-user",
-    "x-request-id",
-    "x-rewrite-url",
-    "x-service-id",
-    "x-tenant",
-    "x-user-email",
-    "x-user-id",
+];
+
+/// How the names of extensions start.
+const OF_EXTENSIONS: &str = "x-";
+
+/// As [`RESERVED`], behind [`OF_EXTENSIONS`].
+const RESERVED_EXTENSIONS: [&str; 18] = [
+    "auth",
+    "auth-method",
+    "blueprint",
+    "client-ip",
+    "cluster-client-ip",
+    "customer-email",
+    "forwarded",
+    "original-host",
+    "original-uri",
+    "original-url",
+    "real-ip",
+    "remote-user",
+    "request-id",
+    "rewrite-url",
+    "service-id",
+    "tenant",
+    "user-email",
+    "user-id",
 ];
 
 /// Reserved towards clients, and what owners bind to the keys of their customers.
@@ -81,18 +89,20 @@ const OF_OWNERS: [&str; 3] = ["x-customer-email", "x-user-email", "x-user-id"];
 const SAID_OF_TENANTS: [&str; 2] = ["x-tenant-id", "x-tenant-name"];
 
 /// As [`RESERVED`], for every name that starts so.
+const RESERVED_PREFIX: &str = "proxy-";
+
+/// As [`RESERVED_EXTENSIONS`], for every name that starts so.
 ///
 /// With the method that some services take instead of the request's: rules decide by the request's.
-const RESERVED_PREFIXES: [&str; 9] = [
-    "proxy-",
-    "x-auth-",
-    "x-blueprint-",
-    "x-client-cert",
-    "x-forwarded-",
-    "x-http-method",
-    "x-method-override",
-    "x-scope",
-    "x-tenant-",
+const RESERVED_EXTENSION_PREFIXES: [&str; 8] = [
+    "auth-",
+    "blueprint-",
+    "client-cert",
+    "forwarded-",
+    "http-method",
+    "method-override",
+    "scope",
+    "tenant-",
 ];
 
 /// One field of the request to the service.
@@ -107,7 +117,12 @@ pub enum Field<'a> {
 /// Whether a text may be the value of a field: no control characters, ASCII.
 #[must_use]
 pub fn is_field_text(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
+    all(text.as_bytes(), |byte| matches!(byte, b' '..=b'~' | b'\t'))
+}
+
+/// Whether all bytes are such; looks at all of them, several at once, where most texts have no other.
+pub(crate) fn all(bytes: &[u8], is_fine: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(true, |fine, byte| fine & is_fine(*byte))
 }
 
 /// Tells the fields of the request to the service, one after the other, each name of the hub's once.
@@ -133,7 +148,7 @@ pub fn upstream_fields(
         put(Field::Said(name, value));
     }
     if let Some(statement) = statement {
-        put(Field::Copied(&HeaderName::from_static(STATEMENT), statement));
+        put(Field::Copied(&STATEMENT, statement));
     }
     put(Field::Said(REQUEST_ID, request.request_id()));
     let mut source = AddressText { bytes: [0; 45], length: 0 };
@@ -231,6 +246,8 @@ pub fn request_trailers(trailers: &HeaderMap) -> HeaderMap {
 #[must_use]
 pub fn response_headers(mut headers: HeaderMap) -> HeaderMap {
     let named = connection_named(&headers);
+    // Nearly every answer has this one, and none of the others.
+    headers.remove(CONNECTION);
     let stays = |name: &HeaderName| {
         let folded = fold(name.as_str());
         is_hop_by_hop(&folded) || *folded == *header::ALT_SVC.as_str() || named.contains(&*folded)
@@ -283,18 +300,22 @@ fn each_passing<'a>(
     }
 }
 
+/// What `Connection` headers call their own, without what is the connection's anyway: mostly there is nothing else.
 fn connection_named(headers: &HeaderMap) -> BTreeSet<String> {
+    let is_known = |token: &&[u8]| !HOP_BY_HOP.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()));
     let values = headers.get_all(CONNECTION).iter();
-    values
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .map(|token| fold_bytes(token.trim_ascii()))
-        .collect()
+    let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens.map(<[u8]>::trim_ascii).filter(is_known).map(fold_bytes).collect()
 }
 
 /// A name as it is compared; most are written so already.
 fn fold(name: &str) -> Cow<'_, str> {
     let is_folded = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    if name.bytes().all(is_folded) { Cow::Borrowed(name) } else { Cow::Owned(fold_bytes(name.as_bytes())) }
+    if all(name.as_bytes(), is_folded) {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(fold_bytes(name.as_bytes()))
+    }
 }
 
 fn fold_bytes(name: &[u8]) -> String {
@@ -307,9 +328,13 @@ fn is_hop_by_hop(folded: &str) -> bool {
 }
 
 fn is_reserved(folded: &str) -> bool {
-    is_hop_by_hop(folded)
-        || RESERVED.contains(&folded)
-        || RESERVED_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
+    match folded.strip_prefix(OF_EXTENSIONS) {
+        Some(name) => {
+            RESERVED_EXTENSIONS.contains(&name)
+                || RESERVED_EXTENSION_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        }
+        None => is_hop_by_hop(folded) || RESERVED.contains(&folded) || folded.starts_with(RESERVED_PREFIX),
+    }
 }
 
 /// Whether an owner may bind a header of this name, which is folded, to a key: extension headers that

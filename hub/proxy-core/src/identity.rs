@@ -21,6 +21,7 @@ mod signed;
 mod verifying_key;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{Secret, ServiceKey, Timestamp, TokenId};
@@ -95,9 +96,9 @@ enum Root {
 pub struct Identity {
     method: AuthMethod,
     root: Root,
-    id: String,
-    tenant_id: String,
-    tenant_name: Option<String>,
+    id: Arc<str>,
+    tenant_id: Arc<str>,
+    tenant_name: Option<Arc<str>>,
     scopes: Vec<String>,
     headers: BTreeMap<String, String>,
     channel: Channel,
@@ -121,11 +122,13 @@ impl Identity {
     /// token of the operator, of the API key that tokens were made from, or `tenant:ID` or `certificate:ID` with
     /// the tenant's id. A client cannot make itself another one by asking for more tokens.
     #[must_use]
-    pub fn root_id(&self) -> String {
+    pub fn root_id(&self) -> Arc<str> {
         match &self.root {
-            Root::Token(id) => id.to_string(),
-            Root::Key(id) => id.to_string(),
-            Root::OAuth { .. } | Root::Certificate => self.account(),
+            // The credential is what it stands on.
+            Root::Token(_) => Arc::clone(&self.id),
+            Root::Key(id) if *id.as_str() == *self.id => Arc::clone(&self.id),
+            Root::Key(id) => id.as_str().into(),
+            Root::OAuth { .. } | Root::Certificate => self.account().into(),
         }
     }
 
@@ -219,9 +222,9 @@ fn of_certificate(channel: &Channel, trust: &Trust, now: Timestamp) -> Result<Id
     Ok(Identity {
         method: AuthMethod::Certificate,
         root: Root::Certificate,
-        id: client.id(),
-        tenant_id: tenant_id(&facts.subject),
-        tenant_name: facts.common_name.clone(),
+        id: client.id().into(),
+        tenant_id: tenant_id(&facts.subject).into(),
+        tenant_name: facts.common_name.as_deref().map(Arc::from),
         scopes: Vec::new(),
         headers: BTreeMap::new(),
         channel: Channel::default(),
@@ -240,18 +243,17 @@ pub(crate) fn authenticate(
         Credential::Missing => of_certificate(channel, trust, now),
         Credential::Unreadable => Err(Refusal::InvalidToken),
         Credential::Token { id, hash } => {
-            let grant = trust.access.authenticate(*id, hash, now)?;
-            let name = id.to_string();
+            let known = trust.access.authenticate(*id, hash, now)?;
             Ok(Identity {
                 method: AuthMethod::Token,
                 root: Root::Token(*id),
-                tenant_id: name.clone(),
-                id: name,
-                tenant_name: Some(grant.label.clone()).filter(|label| !label.is_empty()),
+                id: Arc::clone(&known.name),
+                tenant_id: Arc::clone(&known.name),
+                tenant_name: known.label.clone(),
                 scopes: Vec::new(),
                 headers: BTreeMap::new(),
                 channel: Channel::default(),
-                scope: grant.scope.clone(),
+                scope: known.grant.scope.clone(),
             })
         }
         Credential::ApiKey { id, hash } => {
@@ -259,7 +261,7 @@ pub(crate) fn authenticate(
             Ok(from_headers(
                 AuthMethod::ApiKey,
                 Root::Key(id.clone()),
-                id.to_string(),
+                id.as_str().into(),
                 grant.service,
                 &grant.headers,
             )
@@ -290,7 +292,7 @@ fn from_claims(claims: Option<Claims>, trust: &Trust, now: Timestamp) -> Result<
         }
         (AuthMethod::AccessToken, Root::Key(id))
     };
-    let mut identity = from_headers(method, root, claims.jti, service, &claims.additional_headers);
+    let mut identity = from_headers(method, root, claims.jti.into(), service, &claims.additional_headers);
     identity.scopes = claims.scopes.unwrap_or_default();
     Ok(identity.or_tenant(|| claims.tenant_id.unwrap_or_else(|| tenant_id(&claims.key_id))))
 }
@@ -298,7 +300,7 @@ fn from_claims(claims: Option<Claims>, trust: &Trust, now: Timestamp) -> Result<
 fn from_headers(
     method: AuthMethod,
     root: Root,
-    id: String,
+    id: Arc<str>,
     service: ServiceKey,
     headers: &BTreeMap<String, String>,
 ) -> Identity {
@@ -307,8 +309,8 @@ fn from_headers(
         method,
         root,
         id,
-        tenant_id: headers.remove("x-tenant-id").unwrap_or_default(),
-        tenant_name: headers.remove("x-tenant-name"),
+        tenant_id: headers.remove("x-tenant-id").unwrap_or_default().into(),
+        tenant_name: headers.remove("x-tenant-name").map(Arc::from),
         scopes: Vec::new(),
         headers,
         channel: Channel::default(),
@@ -319,7 +321,7 @@ fn from_headers(
 impl Identity {
     fn or_tenant(mut self, other: impl FnOnce() -> String) -> Self {
         if self.tenant_id.is_empty() {
-            self.tenant_id = other();
+            self.tenant_id = other().into();
         }
         self
     }

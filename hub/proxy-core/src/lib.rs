@@ -34,6 +34,7 @@ mod path;
 pub mod rate;
 mod refusal;
 pub mod refused;
+mod request_id;
 mod routes;
 mod rules;
 mod selector;
@@ -58,6 +59,7 @@ pub use headers::{
 pub use identity::source_network;
 pub use path::PathFault;
 pub use refusal::Refusal;
+pub use request_id::RequestId;
 pub use routes::{RouteTable, Target};
 pub use rules::{Rule, RuleError, Verdict};
 pub use selector::Selector;

@@ -6,6 +6,7 @@
 //! one is refused instead: escaped slashes and backslashes, control characters, dot segments with
 //! parameters, overlong UTF-8.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// Why a path has no normal form.
@@ -35,14 +36,14 @@ pub enum PathFault {
 }
 
 /// Brings the path of a request into its normal form; `normalise(normalise(p)) == normalise(p)`.
-pub(crate) fn normalise(raw: &str) -> Result<String, PathFault> {
+pub(crate) fn normalise(raw: &str) -> Result<Cow<'_, str>, PathFault> {
     let rest = match raw.strip_prefix('/') {
         Some(rest) => rest,
         None if raw.is_empty() => "",
         None => return Err(PathFault::NotAbsolute),
     };
     if is_normal(raw, rest) {
-        return Ok(raw.to_owned());
+        return Ok(Cow::Borrowed(raw));
     }
     let mut segments: Vec<String> = Vec::new();
     let mut ends_in_folder = true;
@@ -69,7 +70,7 @@ pub(crate) fn normalise(raw: &str) -> Result<String, PathFault> {
     if ends_in_folder {
         path.push('/');
     }
-    Ok(path)
+    Ok(Cow::Owned(path))
 }
 
 /// Whether a path is its own normal form at first sight: most are.

@@ -1,12 +1,12 @@
 //! Which service a request asks for: a header, a host name, or the beginning of its path.
 
 use blueprint_common_types::ServiceKey;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::refusal::Refusal;
 
 /// Name of the header that names a service.
-pub(crate) const SERVICE_ID: &str = "x-service-id";
+const SERVICE_ID: HeaderName = HeaderName::from_static("x-service-id");
 
 /// How a client named the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +74,12 @@ fn parse_header(text: &str) -> Option<Selector> {
 
 /// `s<service>.b<blueprint>.<domain>`, without a port, in any case.
 fn parse_host(host: &str, domain: &str) -> Option<ServiceKey> {
-    let host = host.to_ascii_lowercase();
-    let labels = host.strip_suffix(domain.to_ascii_lowercase().as_str())?.strip_suffix('.')?;
-    if domain.is_empty() { None } else { parse_labels(labels) }
+    let (labels, rest) = host.split_at_checked(host.len().checked_sub(domain.len())?)?;
+    let labels = labels.strip_suffix('.')?;
+    if domain.is_empty() || !rest.eq_ignore_ascii_case(domain) {
+        return None;
+    }
+    parse_labels(&labels.to_ascii_lowercase())
 }
 
 /// Takes a first segment `s<service>.b<blueprint>` off a path in its normal form: the service, the segment
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn no_two_of_the_three_names_may_differ() {
         let header = |text: &'static str| {
-            let named = [(http::HeaderName::from_static(SERVICE_ID), HeaderValue::from_static(text))];
+            let named = [(SERVICE_ID, HeaderValue::from_static(text))];
             named.into_iter().collect::<HeaderMap>()
         };
         let (host, other) = (Some("s42.b7.bp.example"), ServiceKey { blueprint: 7, service: 43 });

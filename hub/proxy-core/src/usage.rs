@@ -67,6 +67,22 @@ pub struct ServiceUsage {
     pub by_key: BTreeMap<String, Used>,
 }
 
+impl ServiceUsage {
+    /// Adds to the sum of one credential; `keys` is how many are told apart.
+    fn add_to_key(&mut self, key: &str, used: &Used, keys: &mut usize) {
+        if let Some(known) = self.by_key.get_mut(key) {
+            return known.add(used);
+        }
+        let name = if *keys < MAX_KEYS {
+            *keys = keys.saturating_add(1);
+            key.chars().take(MAX_NAME).collect()
+        } else {
+            OTHER.to_owned()
+        };
+        self.by_key.entry(name).or_default().add(used);
+    }
+}
+
 /// One sum, to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageSum {
@@ -99,24 +115,11 @@ impl UsageTable {
             return self.other.add(used);
         }
         self.changed.insert(Some(service));
-        self.services.entry(service).or_default().total.add(used);
-        if let Some(key) = key {
-            self.add_to_key(service, key, used);
-        }
-    }
-
-    fn add_to_key(&mut self, service: ServiceKey, key: &str, used: &Used) {
         let usage = self.services.entry(service).or_default();
-        if let Some(known) = usage.by_key.get_mut(key) {
-            return known.add(used);
+        usage.total.add(used);
+        if let Some(key) = key {
+            usage.add_to_key(key, used, &mut self.keys);
         }
-        let name = if self.keys < MAX_KEYS {
-            self.keys = self.keys.saturating_add(1);
-            key.chars().take(MAX_NAME).collect()
-        } else {
-            OTHER.to_owned()
-        };
-        usage.by_key.entry(name).or_default().add(used);
     }
 
     /// Adds sums that were kept.
@@ -124,11 +127,12 @@ impl UsageTable {
         for UsageSum { service, key, used } in sums {
             match (service, key) {
                 (Some(service), None) => self.add(service, None, &used),
-                (Some(service), Some(key)) if self.services.contains_key(&service) => {
-                    self.add_to_key(service, &key, &used);
+                (Some(service), Some(key)) => {
+                    // Where there is none, the sum of its service, which stands before it, found no room.
+                    if let Some(usage) = self.services.get_mut(&service) {
+                        usage.add_to_key(&key, &used, &mut self.keys);
+                    }
                 }
-                // The sum of its service, which stands before it, found no room.
-                (Some(_), Some(_)) => {}
                 (None, _) => {
                     self.changed.insert(None);
                     self.other.add(&used);

@@ -4,10 +4,12 @@
 //! business of whoever starts the logs.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blueprint_common_types::ServiceKey;
+use blueprint_hub_proxy_core::RequestId;
 use http::{Method, StatusCode, Version};
 use tracing::info;
 
@@ -63,17 +65,17 @@ impl std::str::FromStr for AccessLog {
 /// What is known of a request; all of it when it is over.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) request_id: String,
+    pub(crate) request_id: RequestId,
     pub(crate) source: IpAddr,
     pub(crate) tls: bool,
     pub(crate) version: Version,
     /// `None` where the bytes of the request have no one meaning.
     pub(crate) method: Option<Method>,
-    pub(crate) path: String,
+    pub(crate) path: Option<Arc<str>>,
     pub(crate) service: Option<ServiceKey>,
     pub(crate) auth: Option<&'static str>,
     /// What the credential stands on.
-    pub(crate) identity: Option<String>,
+    pub(crate) identity: Option<Arc<str>>,
     /// The credential itself, where it is not the same.
     pub(crate) credential: Option<String>,
     pub(crate) target: Option<SocketAddr>,
@@ -94,12 +96,12 @@ impl Entry {
     /// A request of which only the connection is known.
     pub(crate) fn new(source: IpAddr, tls: bool) -> Self {
         Self {
-            request_id: String::new(),
+            request_id: RequestId::default(),
             source,
             tls,
             version: Version::HTTP_11,
             method: None,
-            path: String::new(),
+            path: None,
             service: None,
             auth: None,
             identity: None,
@@ -116,9 +118,10 @@ impl Entry {
     }
 
     /// Notes what was asked for: the path in its normal form, without the query.
-    pub(crate) fn set_request(&mut self, method: &Method, path: &str) {
+    pub(crate) fn set_request(&mut self, method: &Method, path: &Arc<str>) {
         self.method = Some(method.clone());
-        self.path = path.get(..path.floor_char_boundary(MAX_PATH)).unwrap_or_default().to_owned();
+        let shown = path.get(..path.floor_char_boundary(MAX_PATH)).unwrap_or_default();
+        self.path = Some(if shown.len() == path.len() { Arc::clone(path) } else { shown.into() });
     }
 
     pub(crate) fn write(&self, log: AccessLog, took: Duration, (received, sent): (u64, u64)) {
@@ -128,12 +131,12 @@ impl Entry {
         let protocol = protocol(self.version, self.upgraded);
         info!(
             target: "access",
-            request_id = self.request_id,
+            request_id = self.request_id.as_str(),
             source = %self.source,
             tls = self.tls,
             protocol,
             method = self.method.as_ref().map(Method::as_str),
-            path = self.method.is_some().then_some(self.path.as_str()),
+            path = self.path.as_deref(),
             service = self.service.map(tracing::field::display),
             auth = self.auth,
             identity = self.identity.as_deref(),

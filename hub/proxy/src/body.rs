@@ -88,8 +88,8 @@ struct Shared {
 
 impl RequestBody {
     /// A body of which at least so much has to come while the service waits for it.
-    pub(crate) fn new(body: ClientBody, least: Option<LeastRate>, counted: &Counted) -> Self {
-        let began_at = Instant::now();
+    pub(crate) fn new(body: ClientBody, least: Option<LeastRate>, open: &mut OpenRequest) -> Self {
+        let began_at = Instant::from_std(open.started_at());
         let shared = (!body.is_end_stream()).then(|| {
             Arc::new(Mutex::new(Shared {
                 body,
@@ -101,7 +101,7 @@ impl RequestBody {
                 pace: least.map(Pace::new),
                 timer: None,
                 is_too_slow: false,
-                counted: counted.clone(),
+                counted: open.counted().clone(),
             }))
         });
         Self { shared, began_at }
@@ -297,11 +297,13 @@ pub(crate) struct StreamBody {
     open: OpenRequest,
     watch: Watch,
     upload: RequestBody,
+    /// When it was asked for a piece last.
+    polled_at: Option<Instant>,
 }
 
 impl StreamBody {
     pub(crate) fn new(inner: ServiceBody, open: OpenRequest, watch: Watch, upload: RequestBody) -> Self {
-        Self { inner, open, watch, upload }
+        Self { inner, open, watch, upload, polled_at: None }
     }
 }
 
@@ -328,6 +330,14 @@ pub(crate) enum AnswerError {
 }
 
 impl AnswerBody {
+    /// When it was asked for a piece last, where it knows.
+    pub(crate) const fn polled_at(&self) -> Option<Instant> {
+        match self {
+            Self::Own(_) => None,
+            Self::Stream(stream) => stream.polled_at,
+        }
+    }
+
     /// Notes that it is cut because its client does not read it.
     pub(crate) fn note_slow_reader(&self) {
         match self {
@@ -352,24 +362,26 @@ impl Body for AnswerBody {
                     let filter = |frame| filter_trailers(frame, response_trailers).ok_or(BodyFault::Trailers);
                     frame.map(|frame| frame.and_then(filter))
                 });
+                let now = Instant::now();
+                stream.polled_at = Some(now);
                 // An answer that is at hand is not worth a timer; one that waits is.
                 let cut = match &polled {
                     Poll::Pending => match stream.watch.poll(cx) {
                         Poll::Ready(refusal) => Some(refusal),
                         Poll::Pending => None,
                     },
-                    Poll::Ready(_) => stream.watch.glance(),
+                    Poll::Ready(_) => stream.watch.glance(now),
                 };
                 if let Some(refusal) = cut {
                     stream.open.note_cut(&refusal);
                     return Poll::Ready(Some(Err(AnswerError::Revoked(refusal))));
                 }
-                stream.open.settle_now_and_then();
+                stream.open.settle_now_and_then(now.into_std());
                 if let Poll::Ready(Some(Err(error))) = &polled {
                     stream.open.note_abort(error);
                 }
                 if let Poll::Ready(Some(Ok(frame))) = &polled {
-                    stream.open.counted().send(frame.data_ref().map_or(0, Bytes::len));
+                    stream.open.send(frame.data_ref().map_or(0, Bytes::len));
                 }
                 polled.map_err(AnswerError::Upstream)
             }

@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use http_body::Body;
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -158,14 +159,14 @@ impl Forwarder {
                 .map(|request| request.on_channel(conversation.channel.clone())),
         };
         let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id);
-        open.entry().request_id = request_id.to_owned();
+        open.entry().request_id = request_id.into();
         // Refused only where it is none that the core takes.
         let mut request_id =
             HeaderValue::from_str(request_id).unwrap_or_else(|_| HeaderValue::from_static("-"));
         // It comes once: HTTP/2 is not to keep it in its table of what comes again, and search that each time.
         request_id.set_sensitive(true);
         if let Ok(canonical) = &parsed {
-            open.entry().set_request(canonical.method(), canonical.path());
+            open.entry().set_request(canonical.method(), canonical.shared_path());
         }
         if let Ok(canonical) = &parsed
             && let Some(route) = Route::of(canonical.path())
@@ -179,7 +180,7 @@ impl Forwarder {
         // Both halves of a gRPC call may be silent for as long as they like.
         let may_rest = parsed.as_ref().is_ok_and(CanonicalRequest::is_grpc);
         let least = (!may_rest).then_some(conversation.care.least_rate);
-        let upload = RequestBody::new(body, least, open.counted());
+        let upload = RequestBody::new(body, least, &mut open);
         let sent = match parsed {
             Ok(canonical) => {
                 self.forward(&canonical, headers, &upload, &mut open, &conversation.timers).await
@@ -226,8 +227,8 @@ impl Forwarder {
         answer.headers_mut().insert(REQUEST_ID, request_id.clone());
         open.set_status(answer.status());
         open.note_denied(answer.status());
-        open.counted()
-            .send(answer.body().size_hint().exact().map_or(0, |length| usize::try_from(length).unwrap_or(0)));
+        let length = answer.body().size_hint().exact();
+        open.send(length.map_or(0, |length| usize::try_from(length).unwrap_or(0)));
         answer
     }
 
@@ -277,7 +278,8 @@ impl Forwarder {
                 return Err(refusal);
             }
         };
-        open.note_admission(&admission);
+        let decided_at = Instant::now();
+        open.note_admission(&admission, decided_at.into_std());
         let service = admission.service();
         let settings = trust.services.get(&service).map_or(&self.no_settings, |known| known.settings());
         body.limit(settings.limits.body_limit(&settings.key_limits))?;
@@ -295,8 +297,10 @@ impl Forwarder {
             targets: trust.routes.targets(&service).unwrap_or_default(),
             settings: &settings.upstream,
             body,
+            decided_at,
         };
-        let mut watch = Watch::new(Arc::clone(&admission), Arc::clone(&self.trust), timers.clone());
+        let mut watch =
+            Watch::new(Arc::clone(&admission), Arc::clone(&self.trust), timers.clone(), decided_at);
         let mut tries = Tries::default();
         let sent = tokio::select! {
             biased;
@@ -306,8 +310,8 @@ impl Forwarder {
                 Err(refusal)
             }
         };
-        let dialed = sent.as_ref().ok().and_then(|(answered, _)| answered.dialed);
-        open.note_tries(&tries, dialed.as_ref(), sent.is_ok());
+        let answered = sent.as_ref().ok().map(|(answered, _)| (answered.at.into_std(), answered.dialed));
+        open.note_tries(&tries, answered);
         let (Answered { response, .. }, at_target) = sent?;
         body.note_answer();
         Ok(Sent { response, at_target, permit, watch })

@@ -17,7 +17,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::accept::{AcceptLimits, NoPlace, Place, Places};
@@ -342,7 +342,7 @@ impl Line {
         let targets = trust.routes.targets(&self.service).unwrap_or_default();
         let none = UpstreamSettings::default();
         let settings = trust.services.get(&self.service).map_or(&none, |known| &known.settings().upstream);
-        let at = shared.targets.begin(self.service, targets, settings, tried).ok()?;
+        let at = shared.targets.begin(self.service, targets, settings, tried, Instant::now()).ok()?;
         let target = targets.iter().find(|target| target.address == at.address())?;
         Some(Chosen { address: target.address, agent: target.agent, at })
     }

@@ -206,6 +206,47 @@ impl<I: AsyncRead + Unpin> Guarded<I> {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads past our buffer, in which nothing waits: most heads come whole. What may not go on yet is taken back.
+    fn poll_straight(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        self.is_over = read.is_empty();
+        let (is_in_body, step) = {
+            let guard = &mut self.framing.0.lock().guard;
+            (guard.is_in_body(), guard.step(read))
+        };
+        let passed = match step {
+            Step::Pass(count) => {
+                self.waits = None;
+                count
+            }
+            Step::Fault(fault) if is_in_body => return Poll::Ready(Err(self.break_off(fault))),
+            // It says the same of these bytes when they are in our buffer.
+            Step::More | Step::Hold | Step::Fault(_) => 0,
+        };
+        self.pending.extend_from_slice(read.get(passed..).unwrap_or_default());
+        buffer.set_filled(before.saturating_add(passed));
+        Poll::Ready(Ok(()))
+    }
+
+    fn break_off(&mut self, fault: FramingFault) -> io::Error {
+        self.is_over = true;
+        io::Error::new(io::ErrorKind::InvalidData, fault)
+    }
+
+    /// Ready once something took too long and what follows from it is done.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(self.poll_times(cx)) {
+            Waits::Head(_) => {
+                self.metrics.count_cut(Cut::SlowHead);
+                self.refuse(FramingFault::TooSlow);
+            }
+            Waits::Next(_) => self.is_over = true,
+        }
+        Poll::Ready(())
+    }
+
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
         let mut buffer = ReadBuf::uninit(&mut room);
@@ -222,12 +263,13 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let before = buffer.filled().len();
         loop {
             if this.passed > 0 {
                 this.hand_over(buffer);
                 return Poll::Ready(Ok(()));
             }
-            if this.is_over {
+            if this.is_over || buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
             let mut shared = this.framing.0.lock();
@@ -236,10 +278,16 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
                 // behind the answer, as the replacement asks.
                 return Poll::Pending;
             }
-            let unread = shared.guard.unread();
-            if unread > 0 && this.pending.is_empty() {
+            if this.pending.is_empty() {
+                let unread = shared.guard.unread();
                 drop(shared);
-                return this.poll_body(cx, buffer, unread);
+                if unread > 0 {
+                    return this.poll_body(cx, buffer, unread);
+                }
+                if this.poll_straight(cx, buffer)?.is_pending() {
+                    ready!(this.poll_late(cx));
+                }
+                continue;
             }
             let is_in_body = shared.guard.is_in_body();
             match shared.guard.step(&this.pending) {
@@ -252,11 +300,10 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
                     return Poll::Pending;
                 }
                 Step::Fault(fault) => {
-                    if is_in_body {
-                        this.is_over = true;
-                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
-                    }
                     drop(shared);
+                    if is_in_body {
+                        return Poll::Ready(Err(this.break_off(fault)));
+                    }
                     this.refuse(fault);
                 }
                 Step::More => {
@@ -264,13 +311,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
                     match this.poll_more(cx)? {
                         Poll::Ready(0) => this.is_over = true,
                         Poll::Ready(_) => {}
-                        Poll::Pending => match ready!(this.poll_times(cx)) {
-                            Waits::Head(_) => {
-                                this.metrics.count_cut(Cut::SlowHead);
-                                this.refuse(FramingFault::TooSlow);
-                            }
-                            Waits::Next(_) => this.is_over = true,
-                        },
+                        Poll::Pending => ready!(this.poll_late(cx)),
                     }
                 }
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use blueprint_hub_proxy_core::Refusal;
 use http::{HeaderMap, Method};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::fault::Fault;
 use crate::send::{Answered, Outgoing, Prepared, Sender, Tries};
@@ -34,28 +34,29 @@ impl Sender {
     pub(crate) async fn ask_hedged(
         &self,
         outgoing: &Outgoing<'_>,
-        mut at_first: AtTarget,
+        (mut at_first, began): (AtTarget, Instant),
         after: Duration,
         tried: &mut Vec<SocketAddr>,
         tries: &mut Tries,
     ) -> Outcome {
-        let mut first = pin!(self.ask(outgoing, at_first.address(), HeaderMap::new()));
+        let mut first = pin!(self.ask(outgoing, (at_first.address(), began), HeaderMap::new()));
         tokio::select! {
             biased;
             answered = first.as_mut() => return Ok((answered?, at_first)),
             () = sleep(after) => {}
         }
-        let Some(mut at_second) = self.second(outgoing, &at_first, tried) else {
+        let now = Instant::now();
+        let Some(mut at_second) = self.second(outgoing, &at_first, tried, now) else {
             return Ok((first.await?, at_first));
         };
         tries.count = tries.count.saturating_add(1);
-        let mut second = pin!(self.ask(outgoing, at_second.address(), HeaderMap::new()));
+        let mut second = pin!(self.ask(outgoing, (at_second.address(), now), HeaderMap::new()));
         tokio::select! {
             biased;
             answered = first.as_mut() => match answered? {
                 Ok(answered) => Ok((Ok(answered), at_first)),
                 Err(fault) => {
-                    at_first.report(fault.outcome());
+                    at_first.report(fault.outcome(), Instant::now().into_std());
                     tried.push(at_first.address());
                     tries.target = Some(at_second.address());
                     Ok((second.await?, at_second))
@@ -67,7 +68,7 @@ impl Sender {
                     Ok((Ok(answered), at_second))
                 }
                 Err(fault) => {
-                    at_second.report(fault.outcome());
+                    at_second.report(fault.outcome(), Instant::now().into_std());
                     tried.push(at_second.address());
                     Ok((first.await?, at_first))
                 }
@@ -76,10 +77,16 @@ impl Sender {
     }
 
     /// Another target than the first, where there is one and the budget has room.
-    fn second(&self, outgoing: &Outgoing<'_>, first: &AtTarget, tried: &[SocketAddr]) -> Option<AtTarget> {
+    fn second(
+        &self,
+        outgoing: &Outgoing<'_>,
+        first: &AtTarget,
+        tried: &[SocketAddr],
+        now: Instant,
+    ) -> Option<AtTarget> {
         let mut asked = tried.to_vec();
         asked.push(first.address());
-        let at_second = self.begin_again(outgoing, &asked).ok()?.ok()?;
+        let at_second = self.begin_again(outgoing, &asked, now).ok()?.ok()?;
         if !self.may_again(outgoing.admission.service()) {
             return None;
         }

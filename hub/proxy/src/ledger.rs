@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -16,6 +15,7 @@ use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::Gauge;
 
 /// Counts; shared by the proxy and by whoever reads.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +26,7 @@ struct Shared {
     usage: Mutex<UsageTable>,
     refused: Mutex<RefusedTable>,
     by_code: Mutex<BTreeMap<&'static str, u64>>,
-    requests: AtomicU64,
+    requests: Gauge,
     connections: OnceLock<Vec<Arc<AcceptStats>>>,
     /// Requests at their targets.
     targets: Arc<Mutex<Upstreams>>,
@@ -73,7 +73,7 @@ impl Ledger {
     pub fn clients(&self) -> Clients {
         Clients {
             connections: self.0.connections.get().into_iter().flatten().map(|stats| stats.open()).sum(),
-            requests: self.0.requests.load(Ordering::Relaxed),
+            requests: u64::try_from(self.0.requests.get()).unwrap_or(0),
             refused: self.0.by_code.lock().clone(),
         }
     }
@@ -108,12 +108,9 @@ impl Ledger {
         let _ = self.0.connections.set(connections);
     }
 
-    pub(crate) fn begin(&self) {
-        self.0.requests.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn end(&self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    /// How many requests are being answered.
+    pub(crate) fn requests(&self) -> Gauge {
+        self.0.requests.clone()
     }
 
     pub(crate) fn count_refused(&self, code: &'static str) {

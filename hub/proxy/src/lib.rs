@@ -51,6 +51,7 @@ mod operator;
 mod patience;
 mod pressure;
 mod progress;
+mod rarely;
 mod send;
 mod server;
 mod sniff;

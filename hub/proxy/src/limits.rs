@@ -17,12 +17,16 @@ impl Limiter {
     pub(crate) fn begin(&self, admission: &Admission, settings: &ServiceSettings) -> Result<Permit, Refusal> {
         let (of_service, of_key) = (&settings.limits, &settings.key_limits);
         if *of_service == Default::default() && *of_key == Default::default() {
-            return Ok(Permit { limiter: self.clone(), held: Held::default() });
+            return Ok(Permit(None));
         }
         let account = admission.identity().account();
         let claim = Claim { service: admission.service(), account: &account, of_service, of_key };
         let held = self.0.lock().begin(&claim, Instant::now())?;
-        Ok(Permit { limiter: self.clone(), held })
+        Ok(self.permit(held))
+    }
+
+    fn permit(&self, held: Held) -> Permit {
+        Permit((!held.is_nothing()).then(|| (self.clone(), held)))
     }
 }
 
@@ -41,22 +45,18 @@ impl Limiter {
                 self.0.lock().begin(&claim, Instant::now())?
             }
         };
-        Ok(Permit { limiter: self.clone(), held })
+        Ok(self.permit(held))
     }
 }
 
 /// The right of one request to be open.
 #[derive(Debug)]
-pub(crate) struct Permit {
-    limiter: Limiter,
-    held: Held,
-}
+pub(crate) struct Permit(Option<(Limiter, Held)>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if !self.held.is_nothing() {
-            let held = std::mem::take(&mut self.held);
-            self.limiter.0.lock().end(held);
+        if let Some((limiter, held)) = self.0.take() {
+            limiter.0.lock().end(held);
         }
     }
 }

@@ -147,7 +147,7 @@ impl ProxyMetrics {
         let requests = Family::default();
         let by_class = CLASSES.map(|class| Counter::clone(&requests.get_or_create(&[("class", class)])));
         let made = Self {
-            open: Gauge::default(),
+            open: ledger.requests(),
             aborted: Counter::default(),
             retries: Counter::default(),
             retries_over_budget: Counter::default(),

@@ -19,7 +19,7 @@ use crate::metrics::{Cut, ProxyMetrics};
 use crate::send::Tries;
 use crate::upstreams::AtTarget;
 
-/// Bytes of the bodies of one request, counted where they pass.
+/// Bytes of the bodies of one request, counted where they pass outside of its answer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counted(Arc<(AtomicU64, AtomicU64)>);
 
@@ -71,24 +71,35 @@ struct Open {
     seen: Arc<Seen>,
     started_at: Instant,
     entry: Entry,
-    counted: Counted,
+    /// `None` for a request without a body, as most are.
+    counted: Option<Counted>,
+    /// Bytes that went to the client from its answer.
+    sent: u64,
     settled: Settled,
     /// A service has answered it.
     is_answered: bool,
     held: Option<(AtTarget, Permit)>,
 }
 
+impl Open {
+    /// Bytes of its bodies: from the client, and to it.
+    fn bytes(&self) -> (u64, u64) {
+        let (received, sent) = self.counted.as_ref().map_or((0, 0), Counted::both);
+        (received, sent.saturating_add(self.sent))
+    }
+}
+
 impl OpenRequest {
     pub(crate) fn begin(seen: Arc<Seen>, entry: Entry) -> Self {
         seen.metrics.open.inc();
-        seen.ledger.begin();
         let now = Instant::now();
         let settled = Settled { at: now, is_counted: false, bytes: (0, 0) };
         Self(Box::new(Open {
             seen,
             started_at: now,
             entry,
-            counted: Counted::default(),
+            counted: None,
+            sent: 0,
             settled,
             is_answered: false,
             held: None,
@@ -100,9 +111,19 @@ impl OpenRequest {
         &mut self.0.entry
     }
 
-    /// Counts the bytes of its bodies.
-    pub(crate) const fn counted(&self) -> &Counted {
-        &self.0.counted
+    /// When its head was there.
+    pub(crate) const fn started_at(&self) -> Instant {
+        self.0.started_at
+    }
+
+    /// Counts the bytes of its bodies that pass outside of its answer.
+    pub(crate) fn counted(&mut self) -> &Counted {
+        self.0.counted.get_or_insert_default()
+    }
+
+    /// So many bytes of its answer went to the client.
+    pub(crate) fn send(&mut self, bytes: usize) {
+        self.0.sent = self.0.sent.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
     /// Notes the status that the client gets.
@@ -136,25 +157,27 @@ impl OpenRequest {
         let root = identity.root_id();
         let entry = &mut self.0.entry;
         entry.auth = Some(identity.method().name());
-        entry.credential = (identity.id() != root).then(|| identity.id().to_owned());
+        entry.credential = (*identity.id() != *root).then(|| identity.id().to_owned());
         entry.identity = Some(root);
     }
 
     /// Notes that it may go on, and to which service.
-    pub(crate) fn note_admission(&mut self, admission: &Admission) {
+    pub(crate) fn note_admission(&mut self, admission: &Admission, now: Instant) {
         self.note_caller(admission.identity());
         self.0.entry.service = Some(admission.service());
-        self.0.entry.decided = Some(self.0.started_at.elapsed());
+        self.0.entry.decided = Some(now.saturating_duration_since(self.0.started_at));
     }
 
-    /// Notes where it was sent and how long that took, whether the head of an answer came or not; `dialed` is the
-    /// connection that the answer came over.
-    pub(crate) fn note_tries(&mut self, tries: &Tries, dialed: Option<&Dialed>, is_answered: bool) {
+    /// Notes where it was sent and how long that took; `answered` is when the head of an answer came, if one did, and
+    /// over which connection.
+    pub(crate) fn note_tries(&mut self, tries: &Tries, answered: Option<(Instant, Option<Dialed>)>) {
         if tries.count == 0 {
             return;
         }
-        self.0.is_answered = is_answered;
-        let took = self.0.started_at.elapsed().saturating_sub(self.0.entry.decided.unwrap_or_default());
+        self.0.is_answered = answered.is_some();
+        let (now, dialed) = answered.unwrap_or_else(|| (Instant::now(), None));
+        let took = now.saturating_duration_since(self.0.started_at);
+        let took = took.saturating_sub(self.0.entry.decided.unwrap_or_default());
         // A connection that is older was opened for another request.
         let opened = dialed.filter(|dialed| dialed.began_at >= self.0.started_at).map(|dialed| dialed.took);
         let failed = Some(tries.connecting).filter(|connecting| !connecting.is_zero());
@@ -162,23 +185,22 @@ impl OpenRequest {
         (entry.target, entry.tries) = (tries.target, Some(tries.count));
         entry.connected = opened.map(|opened| opened.saturating_add(tries.connecting)).or(failed);
         entry.upstream = Some(took.saturating_sub(entry.connected.unwrap_or_default()));
-        if is_answered {
+        if self.0.is_answered {
             self.0.seen.metrics.first_byte.observe(took.as_secs_f64());
         }
     }
 
     /// Adds to the sums what is not in them yet, where the last time is long enough ago.
-    pub(crate) fn settle_now_and_then(&mut self) {
-        if self.0.settled.at.elapsed() >= SETTLE_EVERY {
-            self.settle();
+    pub(crate) fn settle_now_and_then(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.0.settled.at) >= SETTLE_EVERY {
+            self.settle(now);
         }
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self, now: Instant) {
         let Some(service) = self.0.entry.service else { return };
-        let now = Instant::now();
         let open = now.saturating_duration_since(self.0.settled.at);
-        let (received, sent) = self.0.counted.both();
+        let (received, sent) = self.0.bytes();
         let before = std::mem::replace(
             &mut self.0.settled,
             Settled { at: now, is_counted: true, bytes: (received, sent) },
@@ -207,35 +229,35 @@ impl OpenRequest {
     /// Notes that the hub cut what was open, because what let it in does not hold any more.
     pub(crate) fn note_cut(&mut self, refusal: &Refusal) {
         // It was let in and answered: in the sums it is no refusal.
-        self.settle();
+        self.settle(Instant::now());
         self.0.entry.refused = Some(refusal.code());
         self.0.seen.metrics.count_revoked();
-        let request_id = &self.0.entry.request_id;
+        let request_id = self.0.entry.request_id.as_str();
         info!(target: "audit", reason = refusal.code(), request_id, "open request cut");
     }
 
     /// Notes that the hub cut the answer, because its client does not read it.
     pub(crate) fn note_slow_reader(&self) {
         self.0.seen.metrics.count_cut(Cut::SlowReader);
-        debug!(request_id = self.0.entry.request_id, "answer cut, the client does not read it");
+        debug!(request_id = self.0.entry.request_id.as_str(), "answer cut, the client does not read it");
     }
 
     /// Notes that the answer broke off after its head was passed on.
     pub(crate) fn note_abort(&self, error: &(dyn Error + 'static)) {
         self.0.seen.metrics.aborted.inc();
-        let request_id = &self.0.entry.request_id;
+        let request_id = self.0.entry.request_id.as_str();
         debug!(request_id, error = %blueprint_common_runtime::Chain(error), "answer broke off");
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        let took = self.0.started_at.elapsed();
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.0.started_at);
         let metrics = &self.0.seen.metrics;
         metrics.open.dec();
-        self.0.seen.ledger.end();
         metrics.count_request(self.0.entry.status, took);
-        self.settle();
-        self.0.entry.write(self.0.seen.access, took, self.0.counted.both());
+        self.settle(now);
+        self.0.entry.write(self.0.seen.access, took, self.0.bytes());
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::progress::Progress;
+use crate::rarely::Rarely;
 use crate::streams::{Running, Streams};
 
 /// How long an idle client may take to agree that the connection ends.
@@ -42,6 +43,7 @@ impl Patience {
         C: Future<Output = hyper::Result<()>>,
     {
         let mut streams = Running::new(streams);
+        let mut drained = Rarely::new(drain.cancelled());
         let mut finished: Option<Instant> = None;
         let pace = self.idle.min(self.reader) / LOOKS;
         let mut looks = interval(pace.max(Duration::from_millis(10)));
@@ -49,7 +51,7 @@ impl Patience {
         loop {
             tokio::select! {
                 biased;
-                () = drain.cancelled(), if finished.is_none() => {
+                () = &mut drained, if finished.is_none() => {
                     finish(connection.as_mut());
                     finished = Some(Instant::now());
                 }

@@ -66,7 +66,7 @@ impl Progress {
         let mut shared = self.0.lock();
         shared.open = shared.open.saturating_add(1);
         shared.next = shared.next.wrapping_add(1);
-        Turn { progress: self.clone(), number: shared.next }
+        Turn { progress: self.clone(), number: shared.next, is_timed: true }
     }
 
     /// How long nothing has been open; `None` while something is.
@@ -131,12 +131,15 @@ impl Progress {
 pub(crate) struct Turn {
     progress: Progress,
     number: u64,
+    /// Whether anybody asks how long nothing has been open.
+    is_timed: bool,
 }
 
 impl Turn {
     /// Keeps it open for as long as its answer is. On HTTP/1, where the connection itself ends with a client
-    /// that does not read.
-    pub(crate) fn hold(self, answer: Response<AnswerBody>) -> Response<Tracked> {
+    /// that does not read, and keeps the time between requests.
+    pub(crate) fn hold(mut self, answer: Response<AnswerBody>) -> Response<Tracked> {
+        self.is_timed = false;
         answer.map(|body| Tracked { answer: Answer::Own(body), _turn: self })
     }
 
@@ -159,7 +162,9 @@ impl Drop for Turn {
         let gone = place.map(|place| shared.answers.swap_remove(place));
         shared.open = shared.open.saturating_sub(1);
         if shared.open == 0 {
-            shared.idle_since = Instant::now();
+            if self.is_timed {
+                shared.idle_since = Instant::now();
+            }
             if let Some(reader) = shared.reader.take() {
                 reader.wake();
             }
@@ -195,8 +200,9 @@ impl Body for Tracked {
         };
         let mut held = held.lock();
         let Some(body) = held.body.as_mut() else { return Poll::Ready(Some(Err(AnswerError::Unread))) };
-        let polled = Pin::new(body).poll_frame(cx);
-        held.ready_since = polled.is_ready().then(Instant::now);
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let since = polled.is_ready().then(|| body.polled_at().unwrap_or_else(Instant::now));
+        held.ready_since = since;
         polled
     }
 

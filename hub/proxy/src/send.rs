@@ -1,8 +1,8 @@
 //! One request on its way to a target, and to the next one where that is allowed.
 
 use std::error::Error;
-use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,6 @@ use blueprint_hub_proxy_core::{
     Admission, CanonicalRequest, Field, Refusal, Target, Trust, WebSocketKey, decide, is_field_text,
     is_websocket_answer, upstream_fields, upstream_headers,
 };
-use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioTimer;
@@ -37,9 +36,6 @@ const MAX_RETRIES: usize = 2;
 /// Room for the head of a request, in bytes, so that most need no more.
 const HEAD_ROOM: usize = 1024;
 
-/// The same for the name of the target and what ends the head.
-const HOST_ROOM: usize = 64;
-
 /// HTTP/2 flow-control windows towards services, in bytes: of one answer, and of one connection.
 const UPSTREAM_WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 
@@ -59,6 +55,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) targets: &'a [Target],
     pub(crate) settings: &'a UpstreamSettings,
     pub(crate) body: &'a RequestBody,
+    /// When it was admitted, which is when its first try begins.
+    pub(crate) decided_at: Instant,
 }
 
 /// What every try sends, made before the first: what came from the client need not be kept for it.
@@ -66,7 +64,7 @@ pub(crate) enum Prepared {
     /// Over HTTP/1.1.
     Http1 {
         /// The head, without the name of the target and the empty line.
-        head: BytesMut,
+        head: Vec<u8>,
         /// What the head says of the body's length: decided once, so that both always agree.
         length: Option<BodyLength>,
     },
@@ -77,6 +75,8 @@ pub(crate) enum Prepared {
 /// The answer to a request.
 pub(crate) struct Answered {
     pub(crate) response: Response<ServiceBody>,
+    /// When its head was there.
+    pub(crate) at: Instant,
     /// How the connection came about that it came over.
     pub(crate) dialed: Option<Dialed>,
 }
@@ -134,23 +134,25 @@ impl Sender {
         let service = admission.service();
         let mut tried: Vec<SocketAddr> = Vec::new();
         let (mut failed, mut room): (Option<Fault>, _) = (None, Some(room));
+        let mut began = outgoing.decided_at;
         for attempt in 0..=MAX_RETRIES {
             let mut at_target = match failed {
-                None => self.targets.begin(service, targets, settings, &tried)?,
+                None => self.targets.begin(service, targets, settings, &tried, began.into_std())?,
                 Some(fault) => {
-                    let began = self.begin_again(outgoing, &tried)?;
-                    let at_target = began.map_err(|_| fault.refusal(service))?;
+                    began = Instant::now();
+                    let begun = self.begin_again(outgoing, &tried, began)?;
+                    let at_target = begun.map_err(|_| fault.refusal(service))?;
                     self.metrics.retries.inc();
                     at_target
                 }
             };
             tries.count = tries.count.saturating_add(1);
             tries.target = Some(at_target.address());
-            let began = Instant::now();
+            let to = (at_target.address(), began);
             let asked = match hedge_after(outgoing) {
-                None => self.ask(outgoing, at_target.address(), room.take().unwrap_or_default()).await?,
+                None => self.ask(outgoing, to, room.take().unwrap_or_default()).await?,
                 Some(after) => {
-                    let asked = self.ask_hedged(outgoing, at_target, after, &mut tried, tries);
+                    let asked = self.ask_hedged(outgoing, (at_target, began), after, &mut tried, tries);
                     let asked = Box::pin(asked).await?;
                     at_target = asked.1;
                     asked.0
@@ -158,18 +160,20 @@ impl Sender {
             };
             match asked {
                 Ok(answered) if is_expected(outgoing, &answered.response) => {
-                    at_target.report(outcome_of(answered.response.status()));
+                    at_target.report(outcome_of(answered.response.status()), answered.at.into_std());
                     return Ok((answered, at_target));
                 }
-                Ok(_) => {
-                    at_target.report(Fault::Malformed.outcome());
+                Ok(answered) => {
+                    at_target.report(Fault::Malformed.outcome(), answered.at.into_std());
                     return Err(Fault::Malformed.refusal(service));
                 }
                 Err(fault) => {
+                    let now = Instant::now();
                     if fault.is_unconnected() {
-                        tries.connecting = tries.connecting.saturating_add(began.elapsed());
+                        let took = now.saturating_duration_since(began);
+                        tries.connecting = tries.connecting.saturating_add(took);
                     }
-                    at_target.report(fault.outcome());
+                    at_target.report(fault.outcome(), now.into_std());
                     tried.push(at_target.address());
                     let may_again = attempt < MAX_RETRIES && fault.allows_retry(canonical.method(), body);
                     if !may_again || !self.may_again(service) {
@@ -191,13 +195,14 @@ impl Sender {
         &self,
         outgoing: &Outgoing<'_>,
         tried: &[SocketAddr],
+        now: Instant,
     ) -> Result<Result<AtTarget, Refusal>, Refusal> {
         // Much may have changed since: whom a service has, and who may call it.
         let trust = self.trust.load_full();
         decide(outgoing.canonical, &trust, Timestamp::from(SystemTime::now()))?;
         let service = outgoing.admission.service();
         let targets = trust.routes.targets(&service).unwrap_or_default();
-        Ok(self.targets.begin(service, targets, outgoing.settings, tried))
+        Ok(self.targets.begin(service, targets, outgoing.settings, tried, now.into_std()))
     }
 
     /// Whether the service's budget has room for one more try.
@@ -209,7 +214,7 @@ impl Sender {
         self.metrics.hedges.inc();
     }
 
-    /// Sends it once.
+    /// Sends it once, to that target and from that moment on.
     ///
     /// # Errors
     ///
@@ -217,16 +222,16 @@ impl Sender {
     pub(crate) async fn ask(
         &self,
         outgoing: &Outgoing<'_>,
-        target: SocketAddr,
+        to: (SocketAddr, Instant),
         room: HeaderMap,
     ) -> Result<Result<Answered, Fault>, Refusal> {
         let body = outgoing.body;
         let answered = async {
             match outgoing.prepared {
                 Prepared::Http1 { head, length } => {
-                    Ok(self.ask_http1(outgoing, (head, *length), target, room).await)
+                    Ok(self.ask_http1(outgoing, (head, *length), to, room).await)
                 }
-                Prepared::Http2(headers) => Box::pin(self.ask_http2(outgoing, headers, target)).await,
+                Prepared::Http2(headers) => Box::pin(self.ask_http2(outgoing, headers, to.0)).await,
             }
         };
         let Some(timeout) = outgoing.settings.response_header_timeout() else {
@@ -243,20 +248,21 @@ impl Sender {
         &self,
         outgoing: &Outgoing<'_>,
         (head, length): (&[u8], Option<BodyLength>),
-        target: SocketAddr,
+        (target, began): (SocketAddr, Instant),
         room: HeaderMap,
     ) -> Result<Answered, Fault> {
         let Outgoing { canonical, admission, body, .. } = *outgoing;
         let sending = Sending {
             target,
-            head: addressed(head, target),
+            began,
+            head,
             method: canonical.method().clone(),
             headers: room,
             body: length.map(|length| (body.lend(), length)),
         };
         wire::send(&self.http1, sending, &self.spawner)
             .await
-            .map(|(response, dialed)| Answered { response, dialed: Some(dialed) })
+            .map(|sent| Answered { response: sent.response, at: sent.at, dialed: Some(sent.dialed) })
             .map_err(|error| {
                 note_failed(admission, canonical, &error);
                 Fault::of(&error, body)
@@ -272,7 +278,7 @@ impl Sender {
         Ok(match self.http2.request(new_request(outgoing, headers, target)?).await {
             Ok(response) => {
                 let dialed = response.extensions().get::<Dialed>().copied();
-                Ok(Answered { response: response.map(ServiceBody::Http2), dialed })
+                Ok(Answered { response: response.map(ServiceBody::Http2), at: Instant::now(), dialed })
             }
             Err(error) => {
                 note_failed(outgoing.admission, outgoing.canonical, &error);
@@ -370,15 +376,15 @@ pub(crate) fn prepare(
     if !is_plain(canonical.path()) || !canonical.query().is_none_or(is_plain) {
         return Err(Refusal::UpstreamFailed { service: admission.service() });
     }
-    let mut head = BytesMut::with_capacity(HEAD_ROOM);
+    let mut head = Vec::with_capacity(HEAD_ROOM);
     for part in [canonical.method().as_str(), " ", canonical.path()] {
-        head.put_slice(part.as_bytes());
+        head.extend_from_slice(part.as_bytes());
     }
     if let Some(query) = canonical.query() {
-        head.put_u8(b'?');
-        head.put_slice(query.as_bytes());
+        head.push(b'?');
+        head.extend_from_slice(query.as_bytes());
     }
-    head.put_slice(b" HTTP/1.1\r\n");
+    head.extend_from_slice(b" HTTP/1.1\r\n");
     match key {
         None => upstream_fields(canonical, headers, admission, statement, &mut |field| match field {
             Field::Copied(name, value) => put_field(&mut head, name.as_str(), value.as_bytes()),
@@ -401,24 +407,10 @@ pub(crate) fn prepare(
     Ok(Prepared::Http1 { head, length })
 }
 
-/// A head with the name of its target, and its end.
-fn addressed(fields: &[u8], target: SocketAddr) -> BytesMut {
-    let mut head = BytesMut::with_capacity(fields.len().saturating_add(HOST_ROOM));
-    head.put_slice(fields);
-    // Writing to a buffer that grows cannot fail.
-    let _ = match (target.ip(), target.port()) {
-        (IpAddr::V4(address), 80) => write!(head, "host: {address}\r\n\r\n"),
-        (IpAddr::V4(address), port) => write!(head, "host: {address}:{port}\r\n\r\n"),
-        (IpAddr::V6(address), 80) => write!(head, "host: [{address}]\r\n\r\n"),
-        (IpAddr::V6(address), port) => write!(head, "host: [{address}]:{port}\r\n\r\n"),
-    };
-    head
-}
-
-fn put_field(head: &mut BytesMut, name: &str, value: &[u8]) {
+fn put_field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
     head.reserve(name.len().saturating_add(value.len()).saturating_add(4));
-    head.put_slice(name.as_bytes());
-    head.put_slice(b": ");
-    head.put_slice(value);
-    head.put_slice(b"\r\n");
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
 }

@@ -73,7 +73,7 @@ pub(crate) async fn join(client: OnUpgrade, mut service: Upgraded, mut open: Ope
                 return;
             }
             refusal = watch.ended() => return open.note_cut(&refusal),
-            _ = settles.tick() => open.settle_now_and_then(),
+            now = settles.tick() => open.settle_now_and_then(now.into_std()),
         }
     }
 }

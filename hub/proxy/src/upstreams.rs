@@ -20,9 +20,12 @@ const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The targets of all services, as every request shares them.
 #[derive(Debug, Clone)]
-pub(crate) struct Targets {
+pub(crate) struct Targets(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     upstreams: Arc<Mutex<Upstreams>>,
-    random: Arc<AtomicU64>,
+    random: AtomicU64,
     metrics: Arc<ProxyMetrics>,
 }
 
@@ -31,8 +34,8 @@ impl Targets {
         let mut seed = [0u8; 8];
         // Without a seed the choice can be foretold, which gains nobody anything.
         let _ = blueprint_common_types::fill_random(&mut seed);
-        let random = Arc::new(AtomicU64::new(u64::from_le_bytes(seed)));
-        Self { upstreams, random, metrics }
+        let random = AtomicU64::new(u64::from_le_bytes(seed));
+        Self(Arc::new(Shared { upstreams, random, metrics }))
     }
 
     /// Picks a target and counts a request there until the result is dropped.
@@ -42,40 +45,43 @@ impl Targets {
         targets: &[Target],
         settings: &UpstreamSettings,
         tried: &[SocketAddr],
+        now: Instant,
     ) -> Result<AtTarget, Refusal> {
-        let wanted = Wanted { service, targets, settings, tried, random: self.random() };
-        let picked = self.upstreams.lock().begin(&wanted, Instant::now())?;
+        // Where there is no choice there is nothing to draw.
+        let random = if targets.len() > 1 { self.random() } else { 0 };
+        let wanted = Wanted { service, targets, settings, tried, random };
+        let picked = self.0.upstreams.lock().begin(&wanted, now)?;
         Ok(AtTarget { targets: self.clone(), picked, is_reported: false })
     }
 
     /// Whether a request may be sent a second time.
     pub(crate) fn may_retry(&self, service: ServiceKey) -> bool {
-        let may = self.upstreams.lock().may_retry(service, Instant::now());
+        let may = self.0.upstreams.lock().may_retry(service, Instant::now());
         if !may {
-            self.metrics.retries_over_budget.inc();
+            self.0.metrics.retries_over_budget.inc();
         }
         may
     }
 
     /// Nothing of the service is healthy: what comes back starts anew.
     pub(crate) fn forget(&self, service: ServiceKey) {
-        self.upstreams.lock().forget(service);
+        self.0.upstreams.lock().forget(service);
     }
 
     fn random(&self) -> u64 {
-        mix(self.random.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP))
+        mix(self.0.random.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP))
     }
 
     fn log(&self, event: Event, picked: &Picked) {
         let (service, target) = (picked.service, picked.address);
         match event {
             Event::Ejected => {
-                self.metrics.ejections.inc();
+                self.0.metrics.ejections.inc();
                 info!(%service, %target, "target ejected: it failed several times in a row");
             }
             Event::Returned => info!(%service, %target, "target is back"),
             Event::CircuitOpened => {
-                self.metrics.circuits_opened.inc();
+                self.0.metrics.circuits_opened.inc();
                 info!(%service, "circuit opened: no target can be reached");
             }
             Event::CircuitClosed => info!(%service, "circuit closed: a target can be reached"),
@@ -98,11 +104,11 @@ impl AtTarget {
     }
 
     /// Says how the target took it; the first word counts.
-    pub(crate) fn report(&mut self, outcome: Outcome) {
+    pub(crate) fn report(&mut self, outcome: Outcome, now: Instant) {
         if std::mem::replace(&mut self.is_reported, true) {
             return;
         }
-        let event = self.targets.upstreams.lock().report(&self.picked, outcome, Instant::now());
+        let event = self.targets.0.upstreams.lock().report(&self.picked, outcome, now);
         if let Some(event) = event {
             self.targets.log(event, &self.picked);
         }
@@ -111,7 +117,9 @@ impl AtTarget {
 
 impl Drop for AtTarget {
     fn drop(&mut self) {
-        self.report(Outcome::Unknown);
-        self.targets.upstreams.lock().end(&self.picked);
+        if !self.is_reported {
+            self.report(Outcome::Unknown, Instant::now());
+        }
+        self.targets.0.upstreams.lock().end(&self.picked);
     }
 }

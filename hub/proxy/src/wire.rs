@@ -20,14 +20,15 @@ mod upload;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, ready};
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::answer::{AnswerBody, AnswerHead, AnswerScan, read_answer};
 use blueprint_hub_proxy_core::guard::FramingFault;
-use bytes::BytesMut;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Method, Response};
+use tokio::time::Instant;
 
 pub(crate) use body::{BodyFault, ServiceBody};
 pub(crate) use pool::{IDLE, MAX_IDLE, Pool};
@@ -51,6 +52,8 @@ pub(crate) struct Wire {
     /// Kept for its room; empty.
     read: BytesMut,
     target: SocketAddr,
+    /// How a head ends that goes there.
+    host: Bytes,
     dialed: Dialed,
 }
 
@@ -81,15 +84,25 @@ pub(crate) enum WireError {
 }
 
 /// What is to be sent.
-pub(crate) struct Sending {
+pub(crate) struct Sending<'a> {
     pub(crate) target: SocketAddr,
-    /// With the empty line.
-    pub(crate) head: BytesMut,
+    /// Now, as whoever sends it has read it.
+    pub(crate) began: Instant,
+    /// Without the name of the target and the empty line.
+    pub(crate) head: &'a [u8],
     pub(crate) method: Method,
     /// Room for the fields of the answer.
     pub(crate) headers: HeaderMap,
     /// `None` where there is none.
     pub(crate) body: Option<(LentBody, BodyLength)>,
+}
+
+/// What came back.
+pub(crate) struct Sent {
+    pub(crate) response: Response<ServiceBody>,
+    /// When its head was there.
+    pub(crate) at: Instant,
+    pub(crate) dialed: Dialed,
 }
 
 /// How the length of a request's body is said.
@@ -110,16 +123,15 @@ pub(crate) enum BodyLength {
 /// # Cancel safety
 ///
 /// Dropping the future closes the connection.
-pub(crate) async fn send(
-    pool: &Pool,
-    sending: Sending,
-    spawner: &Spawner,
-) -> Result<(Response<ServiceBody>, Dialed), WireError> {
-    let wire = pool.connection(sending.target).await?;
+pub(crate) async fn send(pool: &Pool, sending: Sending<'_>, spawner: &Spawner) -> Result<Sent, WireError> {
+    let wire = pool.connection(sending.target, sending.began).await?;
     let dialed = wire.dialed;
+    let mut head = BytesMut::with_capacity(sending.head.len().saturating_add(wire.host.len()));
+    head.put_slice(sending.head);
+    head.put_slice(&wire.host);
     let mut exchange = Exchange {
         wire,
-        upload: Upload::new(sending.head, sending.body),
+        upload: Upload::new(head, sending.body),
         is_uploaded: false,
         method: sending.method,
         headers: sending.headers,
@@ -127,7 +139,19 @@ pub(crate) async fn send(
         interim: 0,
     };
     let answer = poll_fn(|cx| exchange.poll(cx)).await?;
-    Ok((exchange.into_response(answer, pool, spawner), dialed))
+    let at = Instant::now();
+    Ok(Sent { response: exchange.into_response(answer, at, pool, spawner), at, dialed })
+}
+
+/// The name of a target, and the end of the head.
+fn host_line(target: SocketAddr) -> Bytes {
+    let line = match (target.ip(), target.port()) {
+        (IpAddr::V4(address), 80) => format!("host: {address}\r\n\r\n"),
+        (IpAddr::V4(address), port) => format!("host: {address}:{port}\r\n\r\n"),
+        (IpAddr::V6(address), 80) => format!("host: [{address}]\r\n\r\n"),
+        (IpAddr::V6(address), port) => format!("host: [{address}]:{port}\r\n\r\n"),
+    };
+    line.into()
 }
 
 /// A request that waits for the head of its answer.
@@ -182,7 +206,14 @@ impl Exchange {
         }
     }
 
-    fn into_response(self, answer: AnswerHead, pool: &Pool, spawner: &Spawner) -> Response<ServiceBody> {
+    /// The answer whose head came `at`.
+    fn into_response(
+        self,
+        answer: AnswerHead,
+        at: Instant,
+        pool: &Pool,
+        spawner: &Spawner,
+    ) -> Response<ServiceBody> {
         let AnswerHead { status, headers, body, stays_open } = answer;
         let Self { mut wire, upload, is_uploaded, .. } = self;
         let body = match body {
@@ -194,11 +225,16 @@ impl Exchange {
             | AnswerBody::Sized(_)
             | AnswerBody::Chunked
             | AnswerBody::UntilClose) => {
-                let download = Download::new(framing, std::mem::take(&mut wire.read), stays_open);
-                if is_uploaded {
-                    ServiceBody::direct(wire, download, pool.clone())
-                } else {
+                let mut download = Download::new(framing, std::mem::take(&mut wire.read), stays_open);
+                if !is_uploaded {
                     relay::relay(wire, upload, download, pool.clone(), spawner)
+                } else if let Some(data) = download.whole() {
+                    if let Some(room) = download.into_room() {
+                        pool.keep(wire, room, at);
+                    }
+                    ServiceBody::Whole(data)
+                } else {
+                    ServiceBody::direct(wire, download, pool.clone())
                 }
             }
         };

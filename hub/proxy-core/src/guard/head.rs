@@ -4,6 +4,7 @@ use memchr::memchr;
 
 use super::{FramingFault, MAX_HEAD};
 use crate::MAX_HEADERS;
+use crate::headers::all;
 
 /// Empty lines that a client may send before a request (RFC 9112, section 2.2).
 const MAX_LEADING_LINES: usize = 2;
@@ -128,7 +129,7 @@ pub(crate) fn next_line<'b>(
 fn request_line(line: &[u8]) -> Option<bool> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_target = !target.is_empty() && target.iter().all(|byte| matches!(byte, b'!'..=b'~'));
+    let is_target = !target.is_empty() && all(target, |byte| matches!(byte, b'!'..=b'~'));
     if parts.next().is_some() || method.is_empty() || !method.iter().all(is_token) || !is_target {
         return None;
     }
@@ -147,7 +148,7 @@ pub(crate) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
     if name.is_empty() || !name.iter().all(is_token) {
         return Err(FramingFault::HeaderLine);
     }
-    if !value.iter().all(|byte| is(*byte, TEXT)) {
+    if !all(value, |byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..)) {
         return Err(FramingFault::HeaderValue);
     }
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -156,42 +157,34 @@ pub(crate) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
     Ok((name, value.get(from..to).unwrap_or_default()))
 }
 
-/// Which bytes a token has, and which a value.
-const KINDS: [u8; 256] = kinds();
-const TOKEN: u8 = 1;
-const TEXT: u8 = 2;
+/// Which bytes a token has.
+const TOKEN: [bool; 256] = token();
 
-const fn kinds() -> [u8; 256] {
-    let mut kinds = [0u8; 256];
+const fn token() -> [bool; 256] {
+    let mut token = [false; 256];
     let mut byte = 0u8;
     loop {
-        let is_token = matches!(
-            byte,
-            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
-                | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        );
-        let is_text = matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
         #[expect(
             clippy::indexing_slicing,
             clippy::as_conversions,
             reason = "a table of all bytes, made by the compiler"
         )]
         {
-            kinds[byte as usize] = if is_token { TOKEN } else { 0 } | if is_text { TEXT } else { 0 };
+            token[byte as usize] = matches!(
+                byte,
+                b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
+                    | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
         }
         if byte == u8::MAX {
-            return kinds;
+            return token;
         }
         byte = byte.wrapping_add(1);
     }
 }
 
-fn is(byte: u8, kind: u8) -> bool {
-    KINDS.get(usize::from(byte)).is_some_and(|kinds| kinds & kind != 0)
-}
-
 fn is_token(byte: &u8) -> bool {
-    is(*byte, TOKEN)
+    TOKEN.get(usize::from(*byte)).is_some_and(|is_token| *is_token)
 }
 
 /// 1 to 19 digits.

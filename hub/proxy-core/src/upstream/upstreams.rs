@@ -129,6 +129,8 @@ struct ServiceState {
     eligible: usize,
     circuit: Breaker,
     budget: RetryBudget,
+    /// Room for what a request may choose from; empty between two of them.
+    free: Vec<Candidate>,
 }
 
 /// Every target that requests were sent to, by service.
@@ -290,13 +292,14 @@ impl ServiceState {
             eligible: 0,
             circuit: Breaker::default(),
             budget: RetryBudget::new(now),
+            free: Vec::new(),
         }
     }
 
     /// Picks among the healthy; where all that are left are ejected, among those.
     fn pick(&mut self, wanted: &Wanted<'_>, now: Instant) -> Result<SocketAddr, Refusal> {
         let (service, max_open) = (wanted.service, wanted.settings.max_open());
-        let mut free = Vec::new();
+        let mut free = std::mem::take(&mut self.free);
         let mut ejected = Vec::new();
         let (mut is_busy, mut eligible) = (false, 0usize);
         for target in wanted.targets {
@@ -336,6 +339,9 @@ impl ServiceState {
         let none =
             if is_busy { Refusal::TargetsBusy { service } } else { Refusal::TargetUnreachable { service } };
         let last = || if is_busy { None } else { pick(&ejected, wanted.random) };
-        pick(&free, wanted.random).or_else(last).map(|candidate| candidate.address).ok_or(none)
+        let picked = pick(&free, wanted.random).or_else(last);
+        free.clear();
+        self.free = free;
+        picked.map(|candidate| candidate.address).ok_or(none)
     }
 }

@@ -92,7 +92,7 @@ async fn dial(line: &Line) -> Result<(Box<dyn Io>, Chosen), Refused> {
         let Some(mut chosen) = line.choose(&tried) else { break };
         match timeout(wait, line.shared.dialer.connect(chosen.address, wait)).await {
             Ok(Ok(stream)) => {
-                chosen.at.report(Outcome::Answered);
+                chosen.at.report(Outcome::Answered, Instant::now().into_std());
                 return Ok((stream, chosen));
             }
             Ok(Err(error)) => {
@@ -100,7 +100,7 @@ async fn dial(line: &Line) -> Result<(Box<dyn Io>, Chosen), Refused> {
             }
             Err(_) => debug!(service = %line.service, target = %chosen.address, "target timed out"),
         }
-        chosen.at.report(Outcome::Unreachable);
+        chosen.at.report(Outcome::Unreachable, Instant::now().into_std());
         tried.push(chosen.address);
     }
     Err(if tried.is_empty() { Refused::NoTarget } else { Refused::Unreachable })

@@ -36,6 +36,7 @@ use crate::metered::Metered;
 use crate::metrics::{Cut, ProxyMetrics};
 use crate::patience::Patience;
 use crate::progress::Progress;
+use crate::rarely::Rarely;
 use crate::sniff::{Prefixed, Protocol, sniff};
 use crate::steady::Steady;
 use crate::streams::Streams;
@@ -290,12 +291,18 @@ where
     B::Error: Into<BoxError>,
     http1::UpgradeableConnection<I, S>: Future<Output = hyper::Result<()>> + Unpin,
 {
-    let quiet = poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending if framing.is_quiet() => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
+    let mut drained = Rarely::new(drain.cancelled());
+    let quiet = poll_fn(|cx| {
+        if Pin::new(&mut drained).poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut *connection).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(Some(ended))),
+            Poll::Pending if framing.is_quiet() => Poll::Ready(Some(None)),
+            Poll::Pending => Poll::Pending,
+        }
     });
-    match drain.run_until_cancelled(quiet).await {
+    match quiet.await {
         Some(Some(ended)) => ended.map(|()| None),
         Some(None) => Ok(connection.into_parts()),
         None => {

@@ -7,12 +7,15 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::download::Download;
 use super::{Pool, Upgraded, Wire, WireError};
 
 /// The answer of a service.
 pub(crate) enum ServiceBody {
+    /// Over HTTP/1.1, and here already; what is left of it.
+    Whole(Bytes),
     /// Over HTTP/1.1, read by whoever asks for it.
     Direct(Box<Direct>),
     /// Over HTTP/1.1, read by a task of its own.
@@ -53,7 +56,7 @@ impl Direct {
             && let Some((wire, download)) = self.open.take()
             && let Some(room) = download.into_room()
         {
-            self.pool.keep(wire, room);
+            self.pool.keep(wire, room, Instant::now());
         }
     }
 }
@@ -68,16 +71,14 @@ pub(crate) struct Relayed {
 
 impl ServiceBody {
     pub(super) fn direct(wire: Wire, download: Download, pool: Pool) -> Self {
-        let mut direct = Direct { open: Some((wire, download)), fault: None, pool };
-        direct.settle();
-        Self::Direct(Box::new(direct))
+        Self::Direct(Box::new(Direct { open: Some((wire, download)), fault: None, pool }))
     }
 
     /// The connection, where the service has agreed to another protocol.
     pub(crate) fn into_upgraded(self) -> Option<Upgraded> {
         match self {
             Self::Upgraded(upgraded) => Some(*upgraded),
-            Self::Direct(_) | Self::Relayed(_) | Self::Http2(_) => None,
+            Self::Whole(_) | Self::Direct(_) | Self::Relayed(_) | Self::Http2(_) => None,
         }
     }
 }
@@ -91,6 +92,10 @@ impl Body for ServiceBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match self.get_mut() {
+            Self::Whole(data) => {
+                let data = std::mem::take(data);
+                Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
+            }
             Self::Direct(direct) => {
                 let Some((wire, download)) = &mut direct.open else {
                     return Poll::Ready(direct.fault.take().map(|fault| Err(fault.into())));
@@ -121,6 +126,7 @@ impl Body for ServiceBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Whole(data) => data.is_empty(),
             Self::Direct(direct) => direct.open.is_none() && direct.fault.is_none(),
             Self::Relayed(relayed) => relayed.is_over || relayed.size.exact() == Some(0),
             Self::Http2(body) => body.is_end_stream(),
@@ -130,6 +136,7 @@ impl Body for ServiceBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Whole(data) => SizeHint::with_exact(u64::try_from(data.len()).unwrap_or(u64::MAX)),
             Self::Direct(direct) => direct
                 .open
                 .as_ref()

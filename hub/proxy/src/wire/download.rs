@@ -68,6 +68,20 @@ impl Download {
         may_stay.then(|| if self.room > LEAST_ROOM { BytesMut::new() } else { self.read })
     }
 
+    /// All that is to come, where that is here already.
+    pub(super) fn whole(&mut self) -> Option<Bytes> {
+        let length = match self.left {
+            Left::Nothing => 0,
+            Left::Sized(left) => usize::try_from(left).ok()?,
+            Left::Chunked(_) | Left::UntilClose => return None,
+        };
+        if length > self.read.len() {
+            return None;
+        }
+        self.left = Left::Nothing;
+        Some(if length == 0 { Bytes::new() } else { self.read.split_to(length).freeze() })
+    }
+
     /// The next piece.
     pub(super) fn poll<R: AsyncRead + Unpin>(
         &mut self,

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
 
-use super::Wire;
+use super::{Wire, host_line};
 use crate::connector::Connector;
 use crate::dial::DialError;
 
@@ -58,18 +58,17 @@ impl Pool {
     }
 
     /// A connection to the target that was good a moment ago, or a new one.
-    pub(super) async fn connection(&self, target: SocketAddr) -> Result<Wire, DialError> {
+    pub(super) async fn connection(&self, target: SocketAddr, now: Instant) -> Result<Wire, DialError> {
         // Unconstrained, so that a spent budget of the task is not taken for silence.
-        let taken = unconstrained(poll_fn(|cx| Poll::Ready(self.take(target, cx))));
+        let taken = unconstrained(poll_fn(|cx| Poll::Ready(self.take(target, now, cx))));
         if let Some(wire) = taken.await {
             return Ok(wire);
         }
         let (io, dialed) = self.0.connector.dial(target).await?;
-        Ok(Wire { io, read: BytesMut::new(), target, dialed })
+        Ok(Wire { io, read: BytesMut::new(), target, host: host_line(target), dialed })
     }
 
-    fn take(&self, target: SocketAddr, cx: &mut Context<'_>) -> Option<Wire> {
-        let now = Instant::now();
+    fn take(&self, target: SocketAddr, now: Instant, cx: &mut Context<'_>) -> Option<Wire> {
         loop {
             let (since, mut wire) = self.0.idle.lock().get_mut(&target)?.pop()?;
             if now.saturating_duration_since(since) < IDLE && is_quiet(&mut wire, cx) {
@@ -78,12 +77,12 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection on which nothing is open, and the room for what it says next.
-    pub(super) fn keep(&self, wire: Wire, room: BytesMut) {
+    /// Keeps a connection on which nothing is open since `now`, and the room for what it says next.
+    pub(super) fn keep(&self, wire: Wire, room: BytesMut, now: Instant) {
         let mut idle = self.0.idle.lock();
         let kept = idle.entry(wire.target).or_default();
         if kept.len() < MAX_IDLE {
-            kept.push((Instant::now(), Wire { read: room, ..wire }));
+            kept.push((now, Wire { read: room, ..wire }));
         }
     }
 }

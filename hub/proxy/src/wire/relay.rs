@@ -42,7 +42,7 @@ pub(super) fn relay(
 }
 
 async fn run(wire: Wire, mut upload: Upload, mut download: Download, pool: Pool, frames: Frames) {
-    let Wire { io, read, target, dialed } = wire;
+    let Wire { io, read, target, host, dialed } = wire;
     let (mut reader, mut writer) = tokio::io::split(io);
     let mut is_sound = true;
     {
@@ -80,7 +80,7 @@ async fn run(wire: Wire, mut upload: Upload, mut download: Download, pool: Pool,
         }
     }
     if let Some(room) = download.into_room().filter(|_| is_sound) {
-        pool.keep(Wire { io: reader.unsplit(writer), read, target, dialed }, room);
+        pool.keep(Wire { io: reader.unsplit(writer), read, target, host, dialed }, room, Instant::now());
     }
 }
 
