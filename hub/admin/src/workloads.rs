@@ -94,7 +94,7 @@ pub(crate) async fn events(
 fn event_row(event: &WorkloadEvent, snapshot: &RegistrySnapshot) -> Value {
     json!({
         "at": time(event.at),
-        "kind": event.kind,
+        "kind": event.label(),
         "node": event.node.as_ref().map(|node| node_name(node, snapshot)),
         "generation": event.generation,
         "reason": event.reason,
