@@ -2,6 +2,7 @@
 //! they do not get well.
 
 mod journal;
+mod leavers;
 mod updates;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,8 @@ pub struct WorkloadRules {
     pub patience: Duration,
     /// Versions of a service that are kept, within [`KEPT_VERSIONS`](blueprint_hub_registry_core::workload::KEPT_VERSIONS).
     pub keep_versions: usize,
+    /// How long what is open at a replica may last once it leaves its node.
+    pub drain: Duration,
 }
 
 /// The lease of a workload that a launcher started; `None` for an operator's.
@@ -255,7 +258,8 @@ impl Workloads {
         let now = Timestamp::from(SystemTime::now());
         let hour_ago = Timestamp::from_millis(now.as_millis().saturating_sub(millis(WINDOW)));
         let fail_overs = FailOvers::restore(&store.fail_overs(hour_ago).await?);
-        let mut assigner = Assigner::new(store.list_workloads().await?, fail_overs, rules.patience);
+        let assigner = Assigner::new(store.list_workloads().await?, fail_overs, rules.patience);
+        let mut assigner = assigner.draining_for(rules.drain);
         assigner.set_replicas(replicas);
         assigner.spread(&registrar.snapshot());
         let stored = store.list_updates().await?;
@@ -312,6 +316,7 @@ impl Workloads {
             }
             self.place(&snapshot).await;
             self.look_at_updates(&snapshot).await;
+            self.look_at_leavers(&snapshot).await;
             self.write_journal().await;
             let now = Timestamp::from(SystemTime::now());
             let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LEAST_WAIT, LOOK));
@@ -454,6 +459,7 @@ impl Workloads {
             degraded: assigner.degraded().clone(),
             updates: self.updates.iter().map(|update| (update.service, self.view_of(update))).collect(),
             copies: assigner.copies().filter_map(|record| self.copy_of(record)).collect(),
+            leavers: assigner.leavers().cloned().collect(),
         };
         self.view.send_if_modified(|shown| {
             let is_news = **shown != view;

@@ -162,6 +162,12 @@ fn show(global: &Global, answer: &Value) {
         Output::Table => {
             table(std::slice::from_ref(answer)).print();
             update::tell(answer);
+            for leaver in rows(answer, "leaving") {
+                let (node, until) = (text(leaver, "node"), text(leaver, "until"));
+                print_line(&printable(&format!(
+                    "it leaves {node}: no new requests there, and it ends once nothing is open, at {until} at the latest"
+                )));
+            }
             for line in rows(answer, "last_lines").iter().filter_map(Value::as_str) {
                 print_line(&format!("  {}", printable(line)));
             }

@@ -1,0 +1,33 @@
+//! Replicas that leave their nodes: they get no new requests, and end once nothing is open at them.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use blueprint_hub_registry_core::RegistrySnapshot;
+use blueprint_hub_registry_core::workload::{Leaver, WorkloadRecord};
+use tracing::info;
+
+use super::Workloads;
+
+impl Workloads {
+    /// Looks what is open at those that leave; those that are done are told to end.
+    pub(super) async fn look_at_leavers(&mut self, snapshot: &RegistrySnapshot) {
+        if self.assigner.leavers().next().is_none() {
+            return;
+        }
+        let traffic = Arc::clone(&self.traffic);
+        // Whatever of the service is open at its node, since what is of another run gets no new requests either.
+        let open = |record: &WorkloadRecord| {
+            let of = snapshot.targets_of(record.service);
+            let own = of.filter(|target| Some(target.key.agent) == record.node);
+            own.map(|target| traffic.at(record.service, target.address).open).fold(0, u32::saturating_add)
+        };
+        let over = self.assigner.look_at_leavers(open, snapshot, SystemTime::now().into());
+        for Leaver { record, until, .. } in &over {
+            let node = record.node.map(|node| node.to_string()).unwrap_or_default();
+            let until = until.map(|until| until.to_string()).unwrap_or_default();
+            info!(target: "audit", service = %record.service, node, until, "a replica has drained and ends on its node");
+        }
+        self.publish().await;
+    }
+}
