@@ -241,7 +241,9 @@ impl Dev {
             let answer = ask_async(global, "GET", "/v1/services", None).await?;
             let healthy =
                 |row: &&Value| row.get("healthy").and_then(Value::as_u64).is_some_and(|count| count > 0);
-            let count = rows(&answer, "services").iter().filter(healthy).count();
+            // What else is deployed in a folder that is kept says nothing of them.
+            let own = |row: &&Value| fleet.offers(&text(row, "service"));
+            let count = rows(&answer, "services").iter().filter(own).filter(healthy).count();
             if count >= usize::try_from(self.nodes)? {
                 return Ok(answer);
             }

@@ -48,6 +48,11 @@ impl<'a> DevFleet<'a> {
         Ok(self.global.state()?.join("sim").join("machines"))
     }
 
+    /// Whether one of the machines offers this service.
+    pub(crate) fn offers(&self, service: &str) -> bool {
+        (1..=self.nodes).any(|number| service == format!("1/{number}"))
+    }
+
     /// Orders the machines that there are none of yet, and switches those on that are off. What an earlier start ordered beyond
     /// them is switched off and kept.
     pub(crate) async fn ensure(&mut self) -> Result<()> {
