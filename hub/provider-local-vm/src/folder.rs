@@ -206,7 +206,7 @@ mod tests {
             std::fs::create_dir_all(folder.seed()).unwrap();
             let file = folder.seed().join("user-data");
             std::fs::write(&file, &content).unwrap();
-            assert!(folder.forget_user_data().unwrap());
+            assert_eq!(folder.forget_user_data().unwrap(), content.contains("canary"));
             let left = std::fs::read_to_string(&file).unwrap();
             assert!(left.len() == content.len() && !left.contains("canary"), "{left}");
         }
