@@ -278,7 +278,10 @@ fn dev_that_is_killed_leaves_no_process() -> Result<()> {
         return Ok(());
     }
     let temporary = scratch("tmp")?;
-    let mut dev = Dev::start(temporary.path(), &["--nodes", "2"])?;
+    // The names of sockets have 107 bytes at the most; this path alone leaves those of machines no room.
+    let deep = temporary.path().join("a-long-name-of-a-folder");
+    std::fs::create_dir(&deep)?;
+    let mut dev = Dev::start(&deep, &["--nodes", "2"])?;
     let state = dev.state()?.to_owned();
     dev.process.kill()?;
     eventually_ok(SOON, "the end of the machines of a killed dev", || {
