@@ -444,15 +444,11 @@ impl Workloads {
     /// Shows what is, where that is news to somebody.
     async fn publish(&mut self) {
         self.journal.show_updates(self.updates.iter().count());
+        self.sort_statuses();
         let assigner = &self.assigner;
-        self.statuses.retain(|service, (agent, status)| {
-            assigner.get(*service).is_some_and(|record| is_told_of(record, *agent, status))
-        });
         self.next_statuses.retain(|(service, agent), status| {
             assigner.next(*service).iter().any(|record| is_told_of(record, *agent, status))
         });
-        let own: BTreeSet<_> = assigner.copies().filter_map(|it| Some((it.service, it.node?))).collect();
-        self.copy_statuses.retain(|key, _| own.contains(key));
         let view = WorkloadsView {
             records: assigner.records().map(|record| (record.service, Arc::clone(record))).collect(),
             statuses: self.statuses.iter().map(|(service, (_, status))| (*service, status.clone())).collect(),

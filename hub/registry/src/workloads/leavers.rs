@@ -1,5 +1,6 @@
 //! Replicas that leave their nodes: they get no new requests, and end once nothing is open at them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,7 +8,7 @@ use blueprint_hub_registry_core::RegistrySnapshot;
 use blueprint_hub_registry_core::workload::{Leaver, WorkloadRecord};
 use tracing::info;
 
-use super::Workloads;
+use super::{Workloads, is_told_of};
 
 impl Workloads {
     /// Looks what is open at those that leave; those that are done are told to end.
@@ -29,5 +30,23 @@ impl Workloads {
             info!(target: "audit", service = %record.service, node, until, "a replica has drained and ends on its node");
         }
         self.publish().await;
+    }
+
+    /// Keeps what nodes said of what they are assigned: the run that is shown may be another one than when it was said, and a node
+    /// says nothing twice.
+    pub(super) fn sort_statuses(&mut self) {
+        let mut all = std::mem::take(&mut self.copy_statuses);
+        let shown = std::mem::take(&mut self.statuses);
+        all.extend(shown.into_iter().map(|(service, (agent, status))| ((service, agent), status)));
+        let leavers = self.assigner.leavers().map(|leaver| &leaver.record);
+        let copies = self.assigner.copies().chain(leavers);
+        let own: BTreeSet<_> = copies.filter_map(|run| Some((run.service, run.node?))).collect();
+        for ((service, agent), status) in all {
+            if self.assigner.get(service).is_some_and(|record| is_told_of(record, agent, &status)) {
+                self.statuses.insert(service, (agent, status));
+            } else if own.contains(&(service, agent)) {
+                self.copy_statuses.insert((service, agent), status);
+            }
+        }
     }
 }
