@@ -188,11 +188,13 @@ pub(crate) async fn remove(
     let before = find(&state, key).await?;
     let (workloads, snapshot) = (state.hub.workloads(), state.hub.snapshot());
     state.hub.scaling().remove(key).await?;
-    let machines = before.as_ref().and_then(|view| view.sight.as_ref()).map(|sight| {
-        sight.replicas.iter().map(|replica| replica.key.as_str()).collect::<Vec<_>>()
-    });
+    let machines = before
+        .as_ref()
+        .and_then(|view| view.sight.as_ref())
+        .map(|sight| sight.replicas.iter().map(|replica| replica.key.as_str()).collect::<Vec<_>>());
     let name = |node: &AgentId| node_name(node, &snapshot);
-    let drain: Vec<_> = workloads.copies.keys().filter(|(of, _)| *of == key).map(|(_, node)| name(node)).collect();
+    let drain: Vec<_> =
+        workloads.copies.keys().filter(|(of, _)| *of == key).map(|(_, node)| name(node)).collect();
     Ok(Json(json!({
         "removed": key,
         "deployment": before.as_ref().map(|view| view.scaling.deployment.as_str()),

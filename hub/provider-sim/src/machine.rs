@@ -152,7 +152,8 @@ impl Machine {
             folder::AGENT_STATE.as_ref(),
             "--exit-on-stdin-close".as_ref(),
         ];
-        let agent = start("agent".to_owned(), &programs.agent, &arguments, (folder, folder.console())).await?;
+        let agent =
+            start("agent".to_owned(), &programs.agent, &arguments, (folder, folder.console())).await?;
         Ok(Self { agent, services })
     }
 

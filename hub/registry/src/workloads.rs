@@ -400,7 +400,7 @@ impl Workloads {
                 self.statuses.insert(service, (agent, status));
             } else if self.assigner.next(service).iter().any(is_of) {
                 self.next_statuses.insert((service, agent), status);
-            } else if self.assigner.has_replicas(service) {
+            } else if self.has_or_had_replicas(service) {
                 self.copy_statuses.insert((service, agent), status);
             }
         }

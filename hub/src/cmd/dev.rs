@@ -190,7 +190,9 @@ impl Dev {
     ) -> Result<()> {
         let old = fleet.forget_old(&folder.path).await?;
         if old > 0 {
-            eprint_line(&format!("{old} machines of an earlier version are removed: they were no deployments"));
+            eprint_line(&format!(
+                "{old} machines of an earlier version are removed: they were no deployments"
+            ));
         }
         fleet.ensure().await?;
         let services = self.wait(global, fleet).await?;

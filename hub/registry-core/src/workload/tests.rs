@@ -454,7 +454,10 @@ fn replicas_that_leave_their_nodes_end_once_nothing_is_open_or_their_time_is_ove
     assert!(assigner.moves(&nodes, at(100)).is_empty());
     let open = |run: &WorkloadRecord| u32::from(run.node == Some(node(3)));
     for secs in 0..2 {
-        assert!(assigner.look_at_leavers(open, &nodes, at(100 + secs)).is_empty(), "requests are on their way");
+        assert!(
+            assigner.look_at_leavers(open, &nodes, at(100 + secs)).is_empty(),
+            "requests are on their way"
+        );
     }
     assert_eq!(gone(assigner.look_at_leavers(open, &nodes, at(102))), [node(2)]);
     assert!(assigner.look_at_leavers(open, &nodes, at(109)).is_empty());

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use blueprint_common_types::ServiceKey;
 use blueprint_hub_registry_core::RegistrySnapshot;
 use blueprint_hub_registry_core::workload::{Leaver, WorkloadRecord};
 use tracing::info;
@@ -30,6 +31,11 @@ impl Workloads {
             info!(target: "audit", service = %record.service, node, until, "a replica has drained and ends on its node");
         }
         self.publish().await;
+    }
+
+    /// Whether a service has replicas, or some of them still leave.
+    pub(super) fn has_or_had_replicas(&self, service: ServiceKey) -> bool {
+        self.assigner.has_replicas(service) || self.assigner.leavers().any(|it| it.record.service == service)
     }
 
     /// Keeps what nodes said of what they are assigned: the run that is shown may be another one than when it was said, and a node

@@ -75,6 +75,9 @@ mod tests {
         ] {
             assert_eq!(shown(url, false), plain, "{url}");
         }
-        assert_eq!(masked(&json!({ "chain": { "http_rpc_url": "" } })), json!({ "chain": { "http_rpc_url": "" } }));
+        assert_eq!(
+            masked(&json!({ "chain": { "http_rpc_url": "" } })),
+            json!({ "chain": { "http_rpc_url": "" } })
+        );
     }
 }

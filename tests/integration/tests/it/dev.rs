@@ -87,7 +87,9 @@ impl Dev {
     fn machine(&self, deployment: &str) -> Result<String> {
         let listed = self.ask(&["list"])?;
         // One that is being ended has the same name.
-        let own = rows(&listed, "/deployments")?.iter().find(|row| row["name"] == deployment && row["wanted"] != "gone");
+        let own = rows(&listed, "/deployments")?
+            .iter()
+            .find(|row| row["name"] == deployment && row["wanted"] != "gone");
         let id = text(own.with_context(|| format!("no {deployment} in {listed}"))?, "/id")?;
         let shown = self.ask(&["deployment", "show", id])?;
         let live = rows(&shown, "/instances")?.iter().filter(|row| row["state"] == "active");
@@ -151,7 +153,8 @@ fn dev_is_ready_in_five_seconds_does_what_it_prints_and_leaves_nothing() -> Resu
     assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
     // Its machines were ordered as every other is.
     let listed = dev.deployments(3)?;
-    let expected = ["1", "2", "3"].map(|number| [format!("sim-{number}"), format!("1/{number}"), "running".to_owned()]);
+    let expected =
+        ["1", "2", "3"].map(|number| [format!("sim-{number}"), format!("1/{number}"), "running".to_owned()]);
     assert_eq!(listed, expected);
     let machine = dev.machine("sim-1")?;
     assert!(answered.contains(&format!("hello from {machine}")), "{machine}: {answered}");
