@@ -217,7 +217,7 @@ impl Base {
         let ledger = Ledger::default();
         let usage_since = usage::start(opened, &ledger, supervisor).await?;
         let traffic = Arc::new(ProxyTraffic::new(ledger.clone()));
-        let rules = config.workloads.rules;
+        let rules = config.workloads.rules(config.provision.scaling.settings.drain);
         let (task, workloads) =
             Workloads::new(workload_store, registrar.clone(), rules, traffic.clone(), replicas).await?;
         task.register_metrics(&metrics);

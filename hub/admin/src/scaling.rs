@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
-use blueprint_common_types::{Micros, ServiceKey, Timestamp};
+use blueprint_common_types::{AgentId, Micros, ServiceKey, Timestamp};
 use blueprint_hub_provision_core::lifecycle::Records;
 use blueprint_hub_provision_core::scaling::{
     Phase, Presence, Replica, ScaleDeskError, ScaleEvent, ScaleView, Scaling, Terms, Tier,
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::AdminState;
 use crate::error::ApiError;
 use crate::views::time;
+use crate::workloads::node_name;
 
 const SHAPE: &str = "docs/scaling.md shows every field of a tier";
 const LIST: &str = "`blueprint-hub scale ls` lists services with a tier";
@@ -184,8 +185,24 @@ pub(crate) async fn remove(
     Path((blueprint, service)): Path<(u64, u64)>,
 ) -> Result<Json<Value>, ApiError> {
     let key = ServiceKey { blueprint, service };
+    let before = find(&state, key).await?;
+    let (workloads, snapshot) = (state.hub.workloads(), state.hub.snapshot());
     state.hub.scaling().remove(key).await?;
-    Ok(Json(json!({ "removed": key })))
+    let machines = before
+        .as_ref()
+        .and_then(|view| view.sight.as_ref())
+        .map(|sight| sight.replicas.iter().map(|replica| replica.key.as_str()).collect::<Vec<_>>());
+    let name = |node: &AgentId| node_name(node, &snapshot);
+    let drain: Vec<_> =
+        workloads.copies.keys().filter(|(of, _)| *of == key).map(|(_, node)| name(node)).collect();
+    Ok(Json(json!({
+        "removed": key,
+        "deployment": before.as_ref().map(|view| view.scaling.deployment.as_str()),
+        "machines": machines.unwrap_or_default(),
+        "runs_on": workloads.records.get(&key).and_then(|record| record.node.as_ref()).map(name),
+        "draining": drain,
+        "drain_secs": state.hub.scaling().drain().as_secs(),
+    })))
 }
 
 #[derive(Debug, Deserialize)]

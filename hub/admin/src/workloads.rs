@@ -94,14 +94,15 @@ pub(crate) async fn events(
 fn event_row(event: &WorkloadEvent, snapshot: &RegistrySnapshot) -> Value {
     json!({
         "at": time(event.at),
-        "kind": event.kind,
+        "kind": event.label(),
         "node": event.node.as_ref().map(|node| node_name(node, snapshot)),
         "generation": event.generation,
         "reason": event.reason,
     })
 }
 
-fn node_name(id: &AgentId, snapshot: &RegistrySnapshot) -> String {
+/// Name of a node, or its id where it is not joined any more.
+pub(crate) fn node_name(id: &AgentId, snapshot: &RegistrySnapshot) -> String {
     snapshot.agents.get(id).map_or_else(|| id.to_string(), |view| view.agent.name.clone())
 }
 
@@ -248,6 +249,7 @@ pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &Regist
         "has_keystore": record.keystore.is_some(),
         "changed_at": time(record.changed_at),
         "replicas": copies(record, &view, snapshot),
+        "leaving": leaving(record, &view, snapshot),
         "version": record.version,
         "update": view.updates.get(&record.service).map(|update| updates::shown(update, snapshot)),
     })
@@ -273,6 +275,19 @@ fn copies(record: &WorkloadRecord, view: &WorkloadsView, snapshot: &RegistrySnap
             "node": node_name(node, snapshot),
             "state": status.as_ref().map_or("assigned", |status| status.state.label()),
             "reason": status.as_ref().map(|status| &status.reason),
+        })
+    })
+    .collect()
+}
+
+/// Nodes that it leaves, where it gets no new requests.
+fn leaving(record: &WorkloadRecord, view: &WorkloadsView, snapshot: &RegistrySnapshot) -> Vec<Value> {
+    let own = view.leavers.iter().filter(|leaver| leaver.record.service == record.service);
+    own.map(|leaver| {
+        json!({
+            "node": leaver.record.node.as_ref().map(|node| node_name(node, snapshot)),
+            "since": leaver.since.map(time),
+            "until": leaver.until.map(time),
         })
     })
     .collect()

@@ -1,6 +1,6 @@
 //! The files of one machine.
 
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use blueprint_common_types::{HubId, Secret, Timestamp};
@@ -119,19 +119,13 @@ impl Folder {
         };
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(MAX_USER_DATA);
         let mut file = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
-        let mut head = [0; FORGOTTEN.len()];
-        let is_forgotten = length >= FORGOTTEN.len() && {
-            file.read_exact(&mut head)?;
-            head == *FORGOTTEN
-        };
-        if is_forgotten {
+        let mut content = vec![0; length];
+        file.read_exact(&mut content)?;
+        let forgotten = forgotten(length);
+        if content == forgotten {
             return Ok(false);
         }
-        let mut text = FORGOTTEN.to_vec();
-        text.resize(length, b'\n');
-        file.rewind()?;
-        file.write_all(&text)?;
-        file.sync_all()?;
+        overwrite(&mut file, &forgotten)?;
         Ok(true)
     }
 
@@ -154,6 +148,36 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// What stands in the place of user data of this length.
+fn forgotten(length: usize) -> Vec<u8> {
+    let mut text = FORGOTTEN.to_vec();
+    text.resize(length, b'\n');
+    text
+}
+
+/// A file that keeps what it was told before it answers [`Self::sync`].
+trait Kept: Write + Seek {
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl Kept for std::fs::File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
+/// Writes the blanks first and what the text begins with only once they are kept: a crash leaves no beginning that says that all of
+/// it is done over a tail that is not blank.
+fn overwrite(file: &mut impl Kept, text: &[u8]) -> io::Result<()> {
+    let (head, tail) = text.split_at(FORGOTTEN.len().min(text.len()));
+    file.seek(SeekFrom::Start(u64::try_from(head.len()).unwrap_or(u64::MAX)))?;
+    file.write_all(tail)?;
+    file.sync()?;
+    file.rewind()?;
+    file.write_all(head)?;
+    file.sync()
 }
 
 /// Writes a file of mode 0600 beside its place, then puts it there.
@@ -182,10 +206,75 @@ mod tests {
             std::fs::create_dir_all(folder.seed()).unwrap();
             let file = folder.seed().join("user-data");
             std::fs::write(&file, &content).unwrap();
-            assert!(folder.forget_user_data().unwrap());
+            assert_eq!(folder.forget_user_data().unwrap(), content.contains("canary"));
             let left = std::fs::read_to_string(&file).unwrap();
             assert!(left.len() == content.len() && !left.contains("canary"), "{left}");
         }
         assert!(!folder.forget_user_data().unwrap(), "it was done again");
+        // A crash of an earlier version has left the beginning, and what was behind it.
+        let file = folder.seed().join("user-data");
+        let mut half = std::fs::read(&file).unwrap();
+        half.truncate(9000);
+        half.extend(b"{\"canary\": 1}");
+        std::fs::write(&file, &half).unwrap();
+        assert!(folder.forget_user_data().unwrap());
+        assert_eq!(std::fs::read(&file).unwrap(), forgotten(half.len()));
+    }
+
+    /// A file of which only what was synced is sure to be there after a crash.
+    struct Disk {
+        content: Vec<u8>,
+        at: usize,
+        /// Writes since the last sync: a crash may keep any of them, alone.
+        open: Vec<(usize, Vec<u8>)>,
+        /// What a crash could have left so far.
+        crashes: Vec<Vec<u8>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.open.push((self.at, bytes.to_vec()));
+            self.at += bytes.len();
+            for (at, bytes) in &self.open {
+                let mut left = self.content.clone();
+                left[*at..at + bytes.len()].copy_from_slice(bytes);
+                self.crashes.push(left);
+            }
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Seek for Disk {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            let SeekFrom::Start(at) = to else { panic!("{to:?}") };
+            self.at = usize::try_from(at).unwrap();
+            Ok(at)
+        }
+    }
+
+    impl Kept for Disk {
+        fn sync(&mut self) -> io::Result<()> {
+            for (at, bytes) in self.open.drain(..) {
+                self.content[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whatever_a_crash_leaves_the_beginning_comes_last() {
+        for length in [7, FORGOTTEN.len(), 9000] {
+            let content = vec![b'x'; length];
+            let mut disk = Disk { content, at: 0, open: Vec::new(), crashes: Vec::new() };
+            overwrite(&mut disk, &forgotten(length)).unwrap();
+            assert_eq!(disk.content, forgotten(length));
+            for left in disk.crashes.iter().filter(|left| left.starts_with(FORGOTTEN)) {
+                assert!(!left.contains(&b'x'), "the beginning came before the blanks");
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use blueprint_common_types::{Micros, Timestamp};
 use blueprint_hub_provision_core::catalogue::Offer;
+use blueprint_hub_provision_core::lifecycle::Rate;
 use blueprint_hub_provision_core::{
     Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
 };
@@ -370,6 +371,11 @@ impl SimCloud {
 impl Provider for SimCloud {
     fn name(&self) -> &'static str {
         "sim"
+    }
+
+    /// Its calls are answered by this host, and nobody counts them.
+    fn rate(&self) -> Rate {
+        Rate { per_second: 50, burst: 50 }
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {

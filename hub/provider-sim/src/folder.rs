@@ -24,6 +24,9 @@ const LAST_WRITES: usize = 50;
 /// Characters of a last line that are shown.
 const LINE_CHARS: usize = 200;
 
+/// The agent's state folder in that of its machine.
+pub(crate) const AGENT_STATE: &str = "state";
+
 /// The folder of one machine, there or not.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder(PathBuf);
@@ -32,6 +35,11 @@ impl Folder {
     /// The one at `path`.
     pub(crate) const fn new(path: PathBuf) -> Self {
         Self(path)
+    }
+
+    /// The folder itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Where the join line lies.
@@ -46,7 +54,7 @@ impl Folder {
 
     /// The agent's state folder.
     pub(crate) fn agent_state(&self) -> PathBuf {
-        self.0.join("state")
+        self.0.join(AGENT_STATE)
     }
 
     /// What the agent prints.

@@ -143,16 +143,17 @@ impl Machine {
             service,
         };
         folder.write("agent.toml", toml::to_string(&config)?.as_bytes()).await?;
-        let (config, state) = (folder.agent_config(), folder.agent_state());
+        let config = folder.agent_config();
         let arguments: [&OsStr; 6] = [
             "run".as_ref(),
             "--config".as_ref(),
             config.as_ref(),
             "--state".as_ref(),
-            state.as_ref(),
+            folder::AGENT_STATE.as_ref(),
             "--exit-on-stdin-close".as_ref(),
         ];
-        let agent = start("agent".to_owned(), &programs.agent, &arguments, folder.console()).await?;
+        let agent =
+            start("agent".to_owned(), &programs.agent, &arguments, (folder, folder.console())).await?;
         Ok(Self { agent, services })
     }
 
@@ -199,19 +200,21 @@ async fn start_service(
         name.as_ref(),
         "--exit-on-stdin-close".as_ref(),
     ];
-    start(format!("service {key}"), program, &arguments, folder.service_log(key)).await
+    start(format!("service {key}"), program, &arguments, (folder, folder.service_log(key))).await
 }
 
 async fn start(
     label: String,
     program: &Path,
     arguments: &[&OsStr],
-    log: PathBuf,
+    (folder, log): (&Folder, PathBuf),
 ) -> Result<Process, BootError> {
     let output = folder::open_log(&log).await?;
     let mut command = Command::new(program);
     command
         .args(arguments)
+        // The names of sockets have 107 bytes at the most, and the folder's path may have many of them.
+        .current_dir(folder.path())
         .env_clear()
         .envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         // The hub's end of this pipe closes with the hub, whatever ends it.

@@ -60,6 +60,8 @@ struct Lane {
     due: Instant,
     /// Pause before the list after the next, while machines are on their way.
     pause: Duration,
+    /// Something was asked for while calls were under way: it is listed as soon as the last of them has ended.
+    is_hurried: bool,
     listed_at: Option<Timestamp>,
     machines: usize,
 }
@@ -116,6 +118,7 @@ impl Leader {
             open: 0,
             due: began,
             pause: SOON,
+            is_hurried: false,
             listed_at: None,
             machines: 0,
         };
@@ -181,7 +184,7 @@ impl Leader {
         let now = self.now();
         renewed.iter().for_each(|provider| self.reconciler.handle_credentials(provider, now));
         for lane in self.lanes.values_mut() {
-            (lane.due, lane.pause) = (Instant::now(), SOON);
+            (lane.due, lane.pause, lane.is_hurried) = (Instant::now(), SOON, lane.open > 0);
         }
     }
 
@@ -263,6 +266,8 @@ impl Leader {
     fn close(&mut self, provider: &str, wait: Duration) {
         if let Some(lane) = self.lanes.get_mut(provider) {
             lane.open = lane.open.saturating_sub(1);
+            let wait = if lane.is_hurried { Duration::ZERO } else { wait };
+            lane.is_hurried &= lane.open > 0;
             lane.due = Instant::now() + wait;
         }
     }

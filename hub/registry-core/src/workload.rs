@@ -16,7 +16,7 @@ mod store;
 mod update;
 mod version;
 
-pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move, NoNode, Replicas};
+pub use assigner::{Assigner, Assignment, Assignments, Leaver, MAX_PER_NODE, Move, NoNode, Replicas};
 pub use leases::{Gone, LeaseHeld, Leases};
 pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece, Runs};
 pub use plan::{MAX_PLAN_SECS, MAX_STEPS, ParseStrategyError, PlanError, Strategy, UpdatePlan};
@@ -45,6 +45,8 @@ pub struct WorkloadsView {
     pub updates: BTreeMap<ServiceKey, UpdateView>,
     /// Runs of services with replicas beside those of `records`, and what their nodes say of them.
     pub copies: BTreeMap<(ServiceKey, AgentId), (Arc<WorkloadRecord>, Option<WorkloadStatus>)>,
+    /// Runs of services that have or had replicas, which leave their nodes.
+    pub leavers: Vec<Leaver>,
 }
 
 /// An update that is under way.
@@ -63,9 +65,11 @@ impl WorkloadsView {
     pub fn on(&self, service: ServiceKey, node: AgentId, generation: u64) -> Option<&Arc<WorkloadRecord>> {
         let next = self.updates.get(&service).map(|update| update.next.iter().map(|(record, _)| record));
         let copy = self.copies.get(&(service, node)).map(|(record, _)| record);
+        let leavers = self.leavers.iter().map(|it| &it.record).filter(|it| it.service == service);
         let all = || {
             let next = next.clone().into_iter().flatten();
-            self.records.get(&service).into_iter().chain(next).chain(copy).filter(|it| it.node == Some(node))
+            let own = self.records.get(&service).into_iter().chain(next).chain(copy).chain(leavers.clone());
+            own.filter(|it| it.node == Some(node))
         };
         all().find(|record| record.generation == generation).or_else(|| all().next())
     }
@@ -73,7 +77,8 @@ impl WorkloadsView {
     /// Everything that nodes run or are to run.
     pub fn runs(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
         let next = self.updates.values().flat_map(|update| &update.next).map(|(record, _)| record);
-        self.records.values().chain(next).chain(self.copies.values().map(|(record, _)| record))
+        let copies = self.copies.values().map(|(record, _)| record);
+        self.records.values().chain(next).chain(copies).chain(self.leavers.iter().map(|it| &it.record))
     }
 }
 

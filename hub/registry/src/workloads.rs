@@ -2,6 +2,7 @@
 //! they do not get well.
 
 mod journal;
+mod leavers;
 mod updates;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +64,8 @@ pub struct WorkloadRules {
     pub patience: Duration,
     /// Versions of a service that are kept, within [`KEPT_VERSIONS`](blueprint_hub_registry_core::workload::KEPT_VERSIONS).
     pub keep_versions: usize,
+    /// How long what is open at a replica may last once it leaves its node.
+    pub drain: Duration,
 }
 
 /// The lease of a workload that a launcher started; `None` for an operator's.
@@ -259,7 +262,7 @@ impl Workloads {
         let workloads = store.list_workloads().await?;
         let refusals = Refusals::restore(&moves, &workloads);
         let assigner = Assigner::new(workloads, FailOvers::restore(&moves), rules.patience);
-        let mut assigner = assigner.with_refusals(refusals);
+        let mut assigner = assigner.with_refusals(refusals).draining_for(rules.drain);
         assigner.set_replicas(replicas);
         assigner.spread(&registrar.snapshot());
         let stored = store.list_updates().await?;
@@ -316,6 +319,7 @@ impl Workloads {
             }
             self.place(&snapshot).await;
             self.look_at_updates(&snapshot).await;
+            self.look_at_leavers(&snapshot).await;
             self.write_journal().await;
             let now = Timestamp::from(SystemTime::now());
             let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LEAST_WAIT, LOOK));
@@ -401,7 +405,7 @@ impl Workloads {
                 self.statuses.insert(service, (agent, status));
             } else if self.assigner.next(service).iter().any(is_of) {
                 self.next_statuses.insert((service, agent), status);
-            } else if self.assigner.has_replicas(service) {
+            } else if self.has_or_had_replicas(service) {
                 self.copy_statuses.insert((service, agent), status);
             }
         }
@@ -450,21 +454,18 @@ impl Workloads {
     /// Shows what is, where that is news to somebody.
     async fn publish(&mut self) {
         self.journal.show_updates(self.updates.iter().count());
+        self.sort_statuses();
         let assigner = &self.assigner;
-        self.statuses.retain(|service, (agent, status)| {
-            assigner.get(*service).is_some_and(|record| is_told_of(record, *agent, status))
-        });
         self.next_statuses.retain(|(service, agent), status| {
             assigner.next(*service).iter().any(|record| is_told_of(record, *agent, status))
         });
-        let own: BTreeSet<_> = assigner.copies().filter_map(|it| Some((it.service, it.node?))).collect();
-        self.copy_statuses.retain(|key, _| own.contains(key));
         let view = WorkloadsView {
             records: assigner.records().map(|record| (record.service, Arc::clone(record))).collect(),
             statuses: self.statuses.iter().map(|(service, (_, status))| (*service, status.clone())).collect(),
             degraded: assigner.degraded().clone(),
             updates: self.updates.iter().map(|update| (update.service, self.view_of(update))).collect(),
             copies: assigner.copies().filter_map(|record| self.copy_of(record)).collect(),
+            leavers: assigner.leavers().cloned().collect(),
         };
         self.view.send_if_modified(|shown| {
             let is_news = **shown != view;

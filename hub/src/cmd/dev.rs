@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use blueprint_common_runtime::cli::{CliError, Output, print_json, print_line};
+use blueprint_common_runtime::cli::{CliError, Output, eprint_line, print_json, print_line};
 use blueprint_common_runtime::logs;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::client::{ask_async, rows, text};
-use super::dev_cloud::DevCloud;
+use super::dev_cloud::DevFleet;
 use super::init::failure;
 use super::{node, serve, service};
 use crate::app::{App, Ground};
@@ -25,18 +25,24 @@ use crate::files;
 
 /// How long the first start may take before `dev` says what is missing.
 const START_DEADLINE: Duration = Duration::from_secs(20);
-/// Pause between two looks at the services.
+/// Pause between two looks at the services, and how many of them go by between two looks at the machines.
 const LOOK: Duration = Duration::from_millis(20);
+const LOOKS: u32 = 25;
+
+/// Most machines.
+pub(super) const MOST_NODES: u32 = 16;
 
 /// Runs a hub with three agents and example services on this machine, without root.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: blueprint-hub dev --state ./dev-state
 Without --state everything is in a temporary folder that is removed at the end; with it, the next start goes on from there.
 Everything listens on loopback. Ctrl-C ends it. The line `export BLUEPRINT_HUB_STATE=...` that it prints has other commands find its \
-hub, such as `blueprint-hub offers`; `blueprint-hub deploy` orders of a cloud that costs nothing there.")]
+hub, such as `blueprint-hub offers`; `blueprint-hub deploy` orders of a cloud that costs nothing there.
+Its machines are deployments of that cloud, sim-1 and so on: `blueprint-hub list` shows them, `status sim-1` one of them, and \
+`terminate sim-1` ends one for good; the next start orders what is missing.")]
 pub(crate) struct Dev {
-    /// How many machines the simulated cloud runs
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]
+    /// How many machines are ordered of the simulated cloud; those of an earlier start beyond them are switched off
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_NODES)))]
     nodes: u32,
     /// Port of the proxy; 0 lets the system choose
     #[arg(long, default_value_t = 0)]
@@ -146,13 +152,13 @@ impl Dev {
             files::create(&state).map_err(failure)?;
         }
         let grace = config.grace;
+        let mut fleet = DevFleet::new(global, self.nodes).map_err(failure)?;
         let ground = Ground::bind(&config, &state).map_err(serve::of_ground)?;
         let app = Box::pin(App::build(config, state, ground, &supervisor)).await.map_err(failure)?;
         Ports::of(&app).save(&global.state()?).map_err(failure)?;
-        let cloud = DevCloud::new(&folder.path).map_err(failure)?;
         let stop = supervisor.stop();
         let bring_up = async {
-            let shown = self.bring_up(global, &app, &cloud, folder, started);
+            let shown = self.bring_up(global, &app, &mut fleet, folder, started);
             let shown = stop.drain.run_until_cancelled(shown).await;
             if let Some(Err(_)) = &shown {
                 stop.drain.cancel();
@@ -164,7 +170,6 @@ impl Dev {
             Some(Err(error)) => Err(failure(error)),
             Some(Ok(())) | None => ran.map_err(|error| CliError::failure(error.to_string())),
         };
-        cloud.stop_all().await;
         if ran.is_ok() && global.output == Output::Table {
             match &folder.temporary {
                 Some(_) => print_line("Stopped. Nothing is left; start with --state DIR to keep it."),
@@ -174,19 +179,23 @@ impl Dev {
         ran
     }
 
-    /// Starts the machines, waits until every service answers, and shows all of it.
+    /// Orders the machines, waits until every service answers, and shows all of it.
     async fn bring_up(
         &self,
         global: &Global,
         app: &App,
-        cloud: &DevCloud,
+        fleet: &mut DevFleet<'_>,
         folder: &Folder,
         started: Instant,
     ) -> Result<()> {
-        for number in 1..=self.nodes {
-            cloud.ensure(global, number).await?;
+        let old = fleet.forget_old(&folder.path).await?;
+        if old > 0 {
+            eprint_line(&format!(
+                "{old} machines of an earlier version are removed: they were no deployments"
+            ));
         }
-        let services = self.wait(global, cloud).await?;
+        fleet.ensure().await?;
+        let services = self.wait(global, fleet).await?;
         let token = access_token(global).await?;
         let nodes = ask_async(global, "GET", "/v1/nodes", None).await?;
         let service = "1".to_owned();
@@ -212,6 +221,7 @@ impl Dev {
         print_line(&format!("  state  {}", folder.path.display()));
         print_line("Other commands find this hub after:");
         print_line(&format!("  export BLUEPRINT_HUB_STATE='{}'", global.state()?.display()));
+        print_line("  blueprint-hub list     # its machines are deployments of the simulated cloud");
         print_line("");
         node::table(&nodes).print();
         print_line("");
@@ -227,17 +237,21 @@ impl Dev {
     }
 
     /// Waits until one target of every machine is healthy; gives the list of services.
-    async fn wait(&self, global: &Global, cloud: &DevCloud) -> Result<Value> {
+    async fn wait(&self, global: &Global, fleet: &DevFleet<'_>) -> Result<Value> {
         let deadline = Instant::now().checked_add(START_DEADLINE).context("the clock is broken")?;
-        loop {
+        for look in 1u32.. {
             let answer = ask_async(global, "GET", "/v1/services", None).await?;
             let healthy =
                 |row: &&Value| row.get("healthy").and_then(Value::as_u64).is_some_and(|count| count > 0);
-            let count = rows(&answer, "services").iter().filter(healthy).count();
+            // What else is deployed in a folder that is kept says nothing of them.
+            let own = |row: &&Value| fleet.offers(&text(row, "service"));
+            let count = rows(&answer, "services").iter().filter(own).filter(healthy).count();
             if count >= usize::try_from(self.nodes)? {
                 return Ok(answer);
             }
-            if let Some(why) = cloud.failed().await {
+            if look.is_multiple_of(LOOKS)
+                && let Some(why) = fleet.failed().await?
+            {
                 anyhow::bail!("a simulated machine failed: {why}");
             }
             anyhow::ensure!(
@@ -245,10 +259,11 @@ impl Dev {
                 "only {count} of {} services are healthy after {} s; their consoles are in {}",
                 self.nodes,
                 START_DEADLINE.as_secs(),
-                cloud.folder().display(),
+                fleet.folder()?.display(),
             );
             tokio::time::sleep(LOOK).await;
         }
+        anyhow::bail!("the services were looked at too often")
     }
 }
 

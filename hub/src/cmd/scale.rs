@@ -38,7 +38,13 @@ pub(crate) enum Scale {
         limit: u32,
     },
     /// Has the tier of a service forgotten; its machines stay, and what the hub runs of it goes on on one of them alone
-    #[command(visible_alias = "remove", after_help = "Example: blueprint-hub scale rm 7/42")]
+    #[command(
+        visible_alias = "remove",
+        after_help = "Example: blueprint-hub scale rm 7/42
+Its machines are not deleted, and cost what they cost: `blueprint-hub terminate NAME` ends them. Those that drain get requests again.
+What the hub runs of it (`blueprint-hub workload run`) drains on all of its nodes but one: no new requests there, what is open ends \
+within scaling.drain, then the process ends. `blueprint-hub workload show` shows how far that is."
+    )]
     Rm {
         /// Service, as BLUEPRINT/SERVICE
         service: ServiceKey,
@@ -144,15 +150,29 @@ impl Scale {
             }
             Self::Rm { service } => {
                 let answer = ask(global, "DELETE", &path(service), None)?;
-                shown(global, &answer, |_| {
-                    print_line(&format!(
-                        "service {service} has no tier any more; its machines stay, and what the hub runs of it goes on on one of \
-                         them alone"
-                    ));
-                });
+                shown(global, &answer, |answer| removed(service, answer));
             }
         }
         Ok(())
+    }
+}
+
+/// What happens to the replicas of a service whose tier was forgotten.
+fn removed(service: ServiceKey, answer: &Value) {
+    print_line(&format!("service {service} has no tier any more"));
+    let names = |key: &str| rows(answer, key).iter().filter_map(Value::as_str).collect::<Vec<_>>();
+    let machines = names("machines");
+    if !machines.is_empty() {
+        let (count, deployment) = (machines.len(), text(answer, "deployment"));
+        print_line(&format!("its machines stay ({count}); `blueprint-hub terminate {deployment}` ends them"));
+    }
+    let draining = names("draining");
+    if !draining.is_empty() {
+        let (node, nodes, secs) = (text(answer, "runs_on"), draining.join(", "), text(answer, "drain_secs"));
+        print_line(&format!(
+            "what the hub runs of it goes on on {node} alone; on {nodes} it gets no new requests, and ends once nothing is open \
+             there, in {secs} s at the latest"
+        ));
     }
 }
 

@@ -1,5 +1,6 @@
 //! `workload`: what nodes run.
 
+mod mask;
 mod run;
 mod update;
 
@@ -10,6 +11,7 @@ use blueprint_common_types::ServiceKey;
 use clap::Subcommand;
 use serde_json::{Map, Value};
 
+use self::mask::masked;
 use self::run::Run;
 pub(in crate::cmd) use self::run::{document, pushed};
 pub(crate) use self::update::{ROLLBACK_HELP, Rollback, UPDATE_HELP, Update};
@@ -160,6 +162,12 @@ fn show(global: &Global, answer: &Value) {
         Output::Table => {
             table(std::slice::from_ref(answer)).print();
             update::tell(answer);
+            for leaver in rows(answer, "leaving") {
+                let (node, until) = (text(leaver, "node"), text(leaver, "until"));
+                print_line(&printable(&format!(
+                    "it leaves {node}: no new requests there, and it ends once nothing is open, at {until} at the latest"
+                )));
+            }
             for line in rows(answer, "last_lines").iter().filter_map(Value::as_str) {
                 print_line(&format!("  {}", printable(line)));
             }
@@ -190,15 +198,6 @@ fn outcome(answer: &Value) -> String {
         "running" => format!("{service} serves version {version}"),
         state => format!("{service} is {state}, version {version}"),
     }
-}
-
-/// The document for a terminal: values of its environment may be secret.
-fn masked(spec: &Value) -> Value {
-    let mut spec = spec.clone();
-    for (_, value) in spec.get_mut("env").and_then(Value::as_object_mut).into_iter().flatten() {
-        *value = Value::from("***");
-    }
-    spec
 }
 
 fn events_table(events: &[Value]) -> Table {
@@ -234,13 +233,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn values_of_the_environment_are_not_shown_to_people() {
-        let spec = json!({ "name": "demo", "env": { "SECRET": "x", "OTHER": "y" } });
-        assert_eq!(masked(&spec), json!({ "name": "demo", "env": { "SECRET": "***", "OTHER": "***" } }));
-        assert_eq!(masked(&json!({ "name": "demo" })), json!({ "name": "demo" }));
-    }
 
     #[test]
     fn what_was_waited_for_is_one_sentence() {

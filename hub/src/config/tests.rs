@@ -46,7 +46,7 @@ fn one_artefact_is_no_larger_than_all_of_them() {
 
 #[test]
 fn versions_that_are_kept_are_a_few_and_not_a_flood() {
-    assert_eq!(load(&[]).unwrap().workloads.rules.keep_versions, 10);
+    assert_eq!(load(&[]).unwrap().workloads.rules(Duration::ZERO).keep_versions, 10);
     for wrong in ["1", "51", "all"] {
         let error = load(&[("workloads.keep_versions", wrong)]).unwrap_err();
         assert!(error.contains("workloads.keep_versions"), "{error}");

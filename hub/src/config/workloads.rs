@@ -21,7 +21,7 @@ pub(super) const KEEP_VERSIONS: Key = Key::new(
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WorkloadSettings {
     pub(crate) artefacts: ArtefactLimits,
-    pub(crate) rules: WorkloadRules,
+    keep_versions: usize,
 }
 
 impl WorkloadSettings {
@@ -29,8 +29,12 @@ impl WorkloadSettings {
     pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Self> {
         let artefacts = artefact_limits(settings, problems);
         let keep_versions = settings.take_within(KEEP_VERSIONS.path, KEPT_VERSIONS, problems);
-        let rules = WorkloadRules { patience: FAILOVER, keep_versions: keep_versions? };
-        Some(Self { artefacts: artefacts?, rules })
+        Some(Self { artefacts: artefacts?, keep_versions: keep_versions? })
+    }
+
+    /// What the task of workloads goes by; what is open at a replica that leaves its node may last for `drain`.
+    pub(crate) const fn rules(&self, drain: Duration) -> WorkloadRules {
+        WorkloadRules { patience: FAILOVER, keep_versions: self.keep_versions, drain }
     }
 }
 

@@ -272,8 +272,15 @@ fn remove(db: &Connection, key: ServiceKey, now: Timestamp) -> DbResult<bool> {
     if db.execute(sql, params![blueprint, number])? == 0 {
         return Ok(false);
     }
-    event(db, key, "remove", replicas, "by the operator", now)?;
-    audit::append(db, AuditEvent::new(AuditKind::ScalingRemove, key, "by the operator"), now)?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM workloads WHERE blueprint = ?1 AND service = ?2)";
+    let is_run: bool = db.query_row(sql, params![blueprint, number], |row| row.get(0))?;
+    let text = if is_run {
+        "by the operator: its machines stay, and what the hub runs of it drains on all of them but one"
+    } else {
+        "by the operator: its machines stay"
+    };
+    event(db, key, "remove", replicas, text, now)?;
+    audit::append(db, AuditEvent::new(AuditKind::ScalingRemove, key, text), now)?;
     Ok(true)
 }
 

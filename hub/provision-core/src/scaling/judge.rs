@@ -229,7 +229,13 @@ impl Scaler {
         let step = self.load(scaling, sight, &demand, now);
         let step = step.or_else(|| self.replace(scaling.service, sight, now));
         let why = step.as_ref().map_or(demand.text.as_str(), Step::reason);
-        (step.clone(), format!("{why}{doubt}"))
+        let leaving = sight.replicas.iter().filter(|it| it.leaving_since.is_some()).count();
+        let drains = match leaving {
+            0 => String::new(),
+            1 => "; one replica drains, and goes once nothing is open there".to_owned(),
+            more => format!("; {more} replicas drain, and go once nothing is open there"),
+        };
+        (step.clone(), format!("{why}{drains}{doubt}"))
     }
 
     /// Remembers since when agents are away; by a clock in doubt that is not known. While no agent at all reaches the hub, it is

@@ -1,6 +1,7 @@
 //! What scaling needs of durable storage, and what the operator's side asks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
@@ -74,8 +75,8 @@ pub trait ScaleStore: Send + Sync {
         now: Timestamp,
     ) -> BoxFuture<'_, RecordsResult<Option<Scaling>>>;
 
-    /// Forgets the terms of a service; its machines stay as they are, what the hub runs of it goes on on one of them, and those that drain get requests again. False where it
-    /// has none.
+    /// Forgets the terms of a service; its machines stay as they are, and those that drain get requests again. What the hub runs of
+    /// it goes on on one of them, and drains on the others. False where it has none.
     fn remove_scaling(&self, service: ServiceKey, now: Timestamp) -> BoxFuture<'_, RecordsResult<bool>>;
 
     /// Notes how it stands with the payment of a service.
@@ -194,6 +195,9 @@ pub trait ScaleDesk: Send + Sync {
     /// Percent of its processors that a replica is to use at the most, where a service says nothing else.
     fn target_cpu(&self) -> u32;
 
+    /// How long what is open at a replica may last once it gets no new requests.
+    fn drain(&self) -> Duration;
+
     /// Whether terms keep what this hub and their tier allow, and do not bring back a time that is over; `before` is what the
     /// service had.
     ///
@@ -215,7 +219,8 @@ pub trait ScaleDesk: Send + Sync {
         before: Option<Scaling>,
     ) -> BoxFuture<'_, Result<ScaleView, ScaleDeskError>>;
 
-    /// Forgets the terms of a service; its machines stay as they are, and what the hub runs of it goes on on one of them.
+    /// Forgets the terms of a service; its machines stay as they are. What the hub runs of it goes on on one of them, and drains on the
+    /// others.
     fn remove(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), ScaleDeskError>>;
 
     /// The newest events of a service, oldest first.

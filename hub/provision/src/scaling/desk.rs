@@ -1,6 +1,7 @@
 //! What the operator asks of scaling.
 
 use std::fmt;
+use std::time::Duration;
 
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_provision_core::lifecycle::{Deployer, Deployment, Wanted};
@@ -104,6 +105,10 @@ impl ScaleDesk for ScaleOffice {
 
     fn target_cpu(&self) -> u32 {
         self.0.config.target_cpu
+    }
+
+    fn drain(&self) -> Duration {
+        self.0.config.settings.drain
     }
 
     fn remove(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), ScaleDeskError>> {

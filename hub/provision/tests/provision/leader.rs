@@ -396,6 +396,23 @@ async fn a_call_takes_as_long_as_its_provider_says_and_never_longer_than_any_may
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_order_that_comes_while_another_is_given_is_the_next() {
+    let store = Arc::new(Memory::default());
+    let makes = Duration::from_millis(300);
+    let cloud = Cloud::new("north", &store, [Script::Slow(makes)]);
+    Rig::run(store, vec![Arc::clone(&cloud)], async |rig| {
+        let first = rig.deploy("first", 1, vec![cloud.offer()]).await;
+        sleep(makes / 3).await;
+        assert_eq!(rig.states(&first), [RecordState::Calling]);
+        let second = rig.deploy("second", 1, vec![cloud.offer()]).await;
+        rig.until(&second, &[RecordState::Active]).await;
+        let creates = cloud.creates.lock().unwrap().clone();
+        assert!(creates[1] - creates[0] < makes * 2, "{:?}", creates[1] - creates[0]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_machines_are_ordered_at_the_pace_that_clouds_bear() {
     let store = Arc::new(Memory::default());
     let cloud = Cloud::new("north", &store, []);

@@ -1,5 +1,7 @@
 //! Decides which node a workload goes to, and when it leaves one.
 
+mod leavers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +11,8 @@ use blueprint_common_types::workload::{
 };
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
+pub use self::leavers::Leaver;
+use self::leavers::Leavers;
 use super::{EventKind, FailOvers, Placed, Refusals, Verdict, WorkloadRecord, WorkloadsView};
 use crate::{MAX_TARGETS_PER_AGENT, RegistrySnapshot};
 
@@ -65,6 +69,7 @@ impl Move {
 /// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more, or runs
 ///   no workloads, or asks for another one for it, as often as [`FailOvers`] lets it, or cannot run it, as [`Refusals`] has it;
 /// - one that has replicas runs on each node of them that fits, and on no other, and never moves;
+/// - a replica that leaves its node goes on there without new requests until what is open at it has ended, or its time is over;
 /// - one that is to end goes nowhere;
 /// - equal inputs give equal moves.
 #[derive(Debug)]
@@ -76,6 +81,7 @@ pub struct Assigner {
     replicas: Replicas,
     /// Runs of services that have replicas, but for those that are in `records`.
     copies: BTreeMap<(ServiceKey, AgentId), Arc<WorkloadRecord>>,
+    leavers: Leavers,
     /// Nodes of workloads that cannot be reached, and since when.
     away: BTreeMap<AgentId, Timestamp>,
     /// Workloads that are to end.
@@ -102,6 +108,7 @@ impl Assigner {
             next: BTreeMap::new(),
             replicas: Replicas::new(),
             copies: BTreeMap::new(),
+            leavers: Leavers::default(),
             away: BTreeMap::new(),
             ending: BTreeSet::new(),
             updating: BTreeSet::new(),
@@ -169,6 +176,7 @@ impl Assigner {
         self.records.remove(&service);
         self.next.remove(&service);
         self.copies.retain(|(of, _), _| *of != service);
+        self.leavers.runs.retain(|(of, _), _| *of != service);
         self.fail_overs.forget(service);
         self.refusals.forget(service);
         self.degraded.remove(&service);
@@ -194,6 +202,7 @@ impl Assigner {
     ///
     /// All runs have one generation: none is started anew because another one comes or goes.
     pub fn spread(&mut self, snapshot: &RegistrySnapshot) -> bool {
+        let before = self.replica_runs();
         let mut copies = BTreeMap::new();
         let mut is_news = false;
         for (service, nodes) in &self.replicas {
@@ -220,6 +229,10 @@ impl Assigner {
         }
         is_news |= copies != self.copies;
         self.copies = copies;
+        if !before.is_empty() {
+            let after = self.serving_runs();
+            self.leavers.leave(before, &after);
+        }
         is_news
     }
 
@@ -275,6 +288,7 @@ impl Assigner {
                 assignments.entry(node).or_default().insert(seat, assignment);
             }
         }
+        self.leavers.assign(&mut assignments);
         assignments
     }
 
@@ -294,7 +308,7 @@ impl Assigner {
         self.looked = now;
         self.note_presence(snapshot, now);
         self.refusals.handle_look(snapshot, now);
-        let mut load = Load::of(self.runs());
+        let mut load = Load::of(self.runs().chain(self.leavers().map(|it| &it.record)));
         let (mut moves, mut degraded) = (Vec::new(), BTreeMap::new());
         for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
             let WorkloadRecord { service, generation, node: from, .. } = **record;

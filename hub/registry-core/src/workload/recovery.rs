@@ -113,6 +113,15 @@ pub struct WorkloadEvent {
 }
 
 impl WorkloadEvent {
+    /// Its kind for people: the hub's first word about where it runs is no move.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match (self.kind, self.node) {
+            (EventKind::Move, None) => "placed",
+            (kind, _) => kind.label(),
+        }
+    }
+
     /// What a node did, as it said it.
     #[must_use]
     pub fn of_step(status: &WorkloadStatus, node: AgentId, step: &RecoveryStep) -> Self {

@@ -456,6 +456,9 @@ fn replicas_run_on_each_of_their_nodes_and_none_is_started_anew_for_another() {
     assert!(!assigner.spread(&snapshot(&[true, false, true])));
     assigner.set_replicas(on(&[1, 3]));
     assert!(assigner.spread(&nodes) && assigner.moves(&nodes, at(60)).is_empty());
+    assert_eq!(runs(&assigner), [(node(1), vec![3]), (node(2), vec![3]), (node(3), vec![3])], "2 drains");
+    assigner.look_at_leavers(|_| 0, &nodes, at(60));
+    assert_eq!(assigner.look_at_leavers(|_| 0, &nodes, at(62)).len(), 1);
     assert_eq!(runs(&assigner), [(node(1), vec![3]), (node(3), vec![3])]);
     // Another document is another generation for all of them.
     assigner.set(WorkloadRecord { generation: 4, ..record(1, &[], None) });
@@ -465,8 +468,67 @@ fn replicas_run_on_each_of_their_nodes_and_none_is_started_anew_for_another() {
     assigner.set_replicas(on(&[]));
     assert!(assigner.spread(&nodes) && assigner.moves(&nodes, at(60)).is_empty());
     assert!(runs(&assigner).is_empty() && assigner.unplaced() == BTreeSet::from([service]));
+    assert_eq!(assigner.leavers().count(), 0, "what drained before is not asked to drain again");
     // Without a tier it is one run again.
     assigner.set_replicas(Replicas::new());
     assigner.spread(&nodes);
     assert_eq!(assigner.moves(&nodes, at(60)).len(), 1);
+}
+
+#[test]
+fn replicas_that_leave_their_nodes_end_once_nothing_is_open_or_their_time_is_over() {
+    let service = record(1, &[], None).service;
+    let on = |numbers: &[u8]| Replicas::from([(service, numbers.iter().map(|n| node(*n)).collect())]);
+    let nodes = snapshot(&[true, true, true]);
+    let begun = |to: Replicas| {
+        let drain = Duration::from_secs(10);
+        let mut assigner =
+            Assigner::new(vec![record(1, &[], None)], FailOvers::default(), PATIENCE).draining_for(drain);
+        assigner.set_replicas(on(&[1, 2, 3]));
+        assigner.spread(&nodes);
+        assigner.set_replicas(to);
+        assert_eq!(assigner.spread(&nodes), assigner.leavers().count() > 0, "where it runs is news");
+        assigner
+    };
+    let gone = |over: Vec<Leaver>| over.iter().filter_map(|it| it.record.node).collect::<Vec<_>>();
+
+    // Without a tier it stays on the node that is shown, and the two others drain: at one of them something is open.
+    let mut assigner = begun(Replicas::new());
+    assert_eq!(assigner.leavers().count(), 2);
+    assert!(assigner.copies().next().is_none(), "they get no share of the requests");
+    assert_eq!(assigner.assignments().len(), 3, "they go on");
+    assert!(assigner.moves(&nodes, at(100)).is_empty());
+    let open = |run: &WorkloadRecord| u32::from(run.node == Some(node(3)));
+    for secs in 0..2 {
+        assert!(
+            assigner.look_at_leavers(open, &nodes, at(100 + secs)).is_empty(),
+            "requests are on their way"
+        );
+    }
+    assert_eq!(gone(assigner.look_at_leavers(open, &nodes, at(102))), [node(2)]);
+    assert!(assigner.look_at_leavers(open, &nodes, at(109)).is_empty());
+    assert_eq!(assigner.leavers().next().unwrap().until, Some(at(110)));
+    assert_eq!(gone(assigner.look_at_leavers(open, &nodes, at(110))), [node(3)], "its time is over");
+    assert_eq!(assigner.assignments().len(), 1);
+
+    // Who gets a tier again meanwhile goes on as before.
+    let mut assigner = begun(on(&[1]));
+    let before = assigner.assignments();
+    assigner.set_replicas(on(&[1, 2, 3]));
+    assert!(assigner.spread(&nodes));
+    assert_eq!((assigner.leavers().count(), assigner.assignments()), (0, before));
+
+    // What is taken back, gets another document or loses its node does not drain.
+    let mut assigner = begun(on(&[1]));
+    assigner.remove(service);
+    assert_eq!((assigner.leavers().count(), assigner.assignments().len()), (0, 0));
+    let mut assigner = begun(on(&[1]));
+    let mut less = nodes.clone();
+    less.agents.remove(&node(2));
+    assert_eq!(gone(assigner.look_at_leavers(|_| 1, &less, at(0))), [node(2)]);
+    let mut assigner = begun(on(&[1, 2, 3]));
+    assigner.set(WorkloadRecord { generation: 9, ..record(1, &[], None) });
+    assigner.set_replicas(on(&[1]));
+    assigner.spread(&nodes);
+    assert_eq!((assigner.leavers().count(), assigner.assignments().len()), (0, 1));
 }

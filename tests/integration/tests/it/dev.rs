@@ -30,6 +30,12 @@ fn launch(temporary: &Path) -> Result<Launch> {
     Ok(launch.env("TMPDIR", temporary))
 }
 
+/// How many machines of a folder have this file.
+fn machines_with(folder: &Path, file: &str) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().join(file).exists()).count()
+}
+
 impl Dev {
     /// Starts it and waits for what it prints.
     fn start(temporary: &Path, arguments: &[&str]) -> Result<Self> {
@@ -55,6 +61,41 @@ impl Dev {
         let finished = Launch::new("sh").args(["-c", line]).run(CALL)?;
         ensure!(finished.code == Some(0), "{line}: {}", finished.stderr);
         Ok(finished.stdout)
+    }
+
+    /// Asks the hub as another shell would, after the line that is printed for that.
+    fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let other = Launch::new(binary("blueprint-hub")?).args(arguments).args(["--output", "json"]);
+        json_of(&other.env("BLUEPRINT_HUB_STATE", text(&self.printed, "/hub_state")?).run(SOON)?)
+    }
+
+    /// Names, services and states of the deployments, once these run.
+    fn deployments(&self, running: usize) -> Result<Vec<[String; 3]>> {
+        eventually_ok(SOON, &format!("{running} deployments that run"), || {
+            let listed = self.ask(&["list"])?;
+            let row = |row: &Value| {
+                Ok([text(row, "/name")?, text(row, "/service")?, text(row, "/state")?].map(str::to_owned))
+            };
+            let listed = rows(&listed, "/deployments")?.iter().map(row).collect::<Result<Vec<_>>>()?;
+            let runs = listed.iter().filter(|[_, _, state]| state == "running").count();
+            ensure!(runs == running, "{listed:?}");
+            Ok(listed)
+        })
+    }
+
+    /// The machine of a deployment of one.
+    fn machine(&self, deployment: &str) -> Result<String> {
+        let listed = self.ask(&["list"])?;
+        // One that is being ended has the same name.
+        let own = rows(&listed, "/deployments")?
+            .iter()
+            .find(|row| row["name"] == deployment && row["wanted"] != "gone");
+        let id = text(own.with_context(|| format!("no {deployment} in {listed}"))?, "/id")?;
+        let shown = self.ask(&["deployment", "show", id])?;
+        let live = rows(&shown, "/instances")?.iter().filter(|row| row["state"] == "active");
+        let keys = live.map(|row| Ok(text(row, "/key")?.to_owned())).collect::<Result<Vec<_>>>()?;
+        ensure!(keys.len() == 1, "{shown}");
+        keys.into_iter().next().context("no machine")
     }
 
     fn nodes(&self) -> Result<BTreeSet<String>> {
@@ -110,11 +151,15 @@ fn dev_is_ready_in_five_seconds_does_what_it_prints_and_leaves_nothing() -> Resu
     }
     let answered = dev.paste("/curl_answered")?;
     assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
-    assert!(answered.contains("hello from sim-1"), "{answered}");
+    // Its machines were ordered as every other is.
+    let listed = dev.deployments(3)?;
+    let expected =
+        ["1", "2", "3"].map(|number| [format!("sim-{number}"), format!("1/{number}"), "running".to_owned()]);
+    assert_eq!(listed, expected);
+    let machine = dev.machine("sim-1")?;
+    assert!(answered.contains(&format!("hello from {machine}")), "{machine}: {answered}");
 
-    let other = Launch::new(binary("blueprint-hub")?).args(["deploy", "--dry-run", "--output", "json"]);
-    let other = other.env("BLUEPRINT_HUB_STATE", text(&dev.printed, "/hub_state")?);
-    let plan = json_of(&other.run(CALL)?)?;
+    let plan = dev.ask(&["deploy", "--dry-run"])?;
     assert_eq!(text(&plan, "/plan/0/provider")?, "sim", "what is ordered beside it costs nothing");
 
     let state = dev.state()?.to_owned();
@@ -156,25 +201,76 @@ fn dev_with_a_state_folder_goes_on_from_there() -> Result<()> {
 }
 
 #[test]
+fn a_machine_that_is_terminated_is_gone_and_the_next_start_orders_another() -> Result<()> {
+    if !require(&[Need::Program("setsid")]) {
+        return Ok(());
+    }
+    let temporary = scratch("tmp")?;
+    let folder = scratch("dev")?;
+    let state = folder.path().join("kept");
+    let state = state.to_str().context("a path that is no text")?;
+    // What a version left that ran its machines beside the deployments.
+    std::fs::create_dir_all(folder.path().join("kept/machines/sim-1/state"))?;
+
+    let first = Dev::start(temporary.path(), &["--state", state])?;
+    assert!(!folder.path().join("kept/machines").exists(), "the old machine is there");
+    first.deployments(3)?;
+    let machine = first.machine("sim-2")?;
+    first.ask(&["terminate", "sim-2", "--yes"])?;
+    let own = folder.path().join("kept/hub/sim/machines").join(&machine);
+    eventually_ok(SOON, "the end of the machine", || {
+        ensure!(!own.exists() && processes_naming(&machine).is_empty(), "{machine} is there");
+        let nodes = first.ask(&["node", "ls"])?;
+        ensure!(rows(&nodes, "/nodes")?.len() == 2, "{nodes}");
+        Ok(())
+    })?;
+    let (code, left) = first.interrupt()?;
+    assert_eq!((code, left), (Some(0), Vec::new()));
+
+    let second = Dev::start(temporary.path(), &["--state", state])?;
+    second.deployments(3)?;
+    assert_ne!(second.machine("sim-2")?, machine);
+    let (code, left) = second.interrupt()?;
+    assert_eq!((code, left), (Some(0), Vec::new()));
+
+    // Fewer are asked for: the others are switched off and kept.
+    let third = Dev::start(temporary.path(), &["--state", state, "--nodes", "1"])?;
+    let listed = third.deployments(1)?;
+    let is = |name: &str, begins: &str| listed.iter().any(|row| row[0] == name && row[2].starts_with(begins));
+    assert!(is("sim-1", "running") && is("sim-2", "stopp") && is("sim-3", "stopp"), "{listed:?}");
+    let (code, left) = third.interrupt()?;
+    assert_eq!((code, left), (Some(0), Vec::new()));
+    Ok(())
+}
+
+#[test]
 fn dev_that_is_interrupted_while_it_starts_leaves_nothing() -> Result<()> {
     if !require(&[Need::Program("setsid")]) {
         return Ok(());
     }
-    // Moments of a start, by what is in the folder then.
-    for moment in ["", "hub/ca.key", "hub/hub.sock", "machines/sim-1", "machines/sim-3/state"] {
+    // Moments of a start, by what is in the folder then: a file, or so many machines, each with a file of its own.
+    for (moment, count, own) in [
+        ("", 0, ""),
+        ("hub/ca.key", 0, ""),
+        ("hub/hub.sock", 0, ""),
+        ("hub/sim/machines", 1, ""),
+        ("hub/sim/machines", 3, "state"),
+    ] {
         let temporary = scratch("tmp")?;
         let mut process = launch(temporary.path())?.start()?;
-        eventually(SOON, &format!("the moment of {moment:?}"), || {
+        eventually(SOON, &format!("the moment of {count} {moment:?}"), || {
             let mut folders = std::fs::read_dir(temporary.path()).ok()?;
-            folders.next()?.ok()?.path().join(moment).exists().then_some(())
+            let path = folders.next()?.ok()?.path().join(moment);
+            let is_there = path.exists() && (count == 0 || machines_with(&path, own) >= count);
+            is_there.then_some(())
         })?;
         killpg(Pid::from_raw(i32::try_from(process.pid())?), Signal::SIGINT)?;
         let code = process.wait(SOON)?.code();
-        assert_eq!(code, Some(0), "at {moment:?}: {}", process.log());
+        assert_eq!(code, Some(0), "at {count} {moment:?}: {}", process.log());
         let name = temporary.path().to_str().context("a path that is no text")?;
-        assert_eq!(processes_naming(name), Vec::<u32>::new(), "at {moment:?}");
+        assert_eq!(processes_naming(name), Vec::<u32>::new(), "at {count} {moment:?}");
         let files: Vec<_> = std::fs::read_dir(temporary.path())?.collect::<Result<_, _>>()?;
-        assert!(files.is_empty(), "at {moment:?}: {files:?}");
+        assert!(files.is_empty(), "at {count} {moment:?}: {files:?}");
     }
     Ok(())
 }
@@ -185,7 +281,10 @@ fn dev_that_is_killed_leaves_no_process() -> Result<()> {
         return Ok(());
     }
     let temporary = scratch("tmp")?;
-    let mut dev = Dev::start(temporary.path(), &["--nodes", "2"])?;
+    // The names of sockets have 107 bytes at the most; this path alone leaves those of machines no room.
+    let deep = temporary.path().join("a-long-name-of-a-folder");
+    std::fs::create_dir(&deep)?;
+    let mut dev = Dev::start(&deep, &["--nodes", "2"])?;
     let state = dev.state()?.to_owned();
     dev.process.kill()?;
     eventually_ok(SOON, "the end of the machines of a killed dev", || {

@@ -1,6 +1,8 @@
 //! Services with a tier on machines of the simulated cloud: load brings replicas and takes them away, who does not pay comes
 //! to none, and a region whose tunnels die is made up for by the other.
 
+mod drain;
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};

@@ -230,7 +230,8 @@ impl LogSource for Wrote {
     }
 }
 
-const RULES: WorkloadRules = WorkloadRules { patience: Duration::from_secs(15), keep_versions: 10 };
+const RULES: WorkloadRules =
+    WorkloadRules { patience: Duration::from_secs(15), keep_versions: 10, drain: Duration::from_secs(60) };
 
 /// What launchers need, where none comes.
 pub(crate) async fn idle(registrar: RegistrarHandle) -> LauncherParts {

@@ -61,7 +61,7 @@ fn one_that_stays_unhealthy_is_restarted_deployed_anew_moved_once_and_then_degra
     let told = events(&hub)?;
     let kinds: Vec<&str> = told.iter().map(|(kind, _, _)| kind.as_str()).collect();
     let rungs = ["restart", "redeploy", "ask-move"];
-    let wanted = [&["move"], &rungs[..], &["fail-over"], &rungs[..], &["degraded"]].concat();
+    let wanted = [&["placed"], &rungs[..], &["fail-over"], &rungs[..], &["degraded"]].concat();
     ensure!(kinds == wanted, "{told:#?}");
     let (first, second) = (&told[1].1, &told[5].1);
     ensure!(first != second && told[4].1 == *first, "{told:#?}");
