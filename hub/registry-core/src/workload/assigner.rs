@@ -1,20 +1,24 @@
 //! Decides which node a workload goes to, and when it leaves one.
 
+mod beside;
 mod leavers;
+mod no_node;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_types::workload::{
-    GpuPolicy, Inventory, Lack, MAX_SLOTS, ResourceLimits, Seat, WorkloadStatus,
-};
+use blueprint_common_types::workload::{Seat, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
-pub use self::leavers::Leaver;
 use self::leavers::Leavers;
+use self::room::{Load, best_node, is_here, may_run, runs_on};
 use super::{EventKind, FailOvers, Placed, Refusals, Verdict, WorkloadRecord, WorkloadsView};
 use crate::{MAX_TARGETS_PER_AGENT, RegistrySnapshot};
+
+pub use self::leavers::Leaver;
+pub use self::no_node::NoNode;
 
 /// Workloads of one node at most: as many as it may offer targets.
 pub const MAX_PER_NODE: usize = MAX_TARGETS_PER_AGENT;
@@ -350,95 +354,6 @@ impl Assigner {
         moves
     }
 
-    /// Where the next version of a workload can run beside the one that serves: on its node where that has room for both,
-    /// else on another one, but on none of `drained`, which get no requests. With it the number of the instance.
-    ///
-    /// # Errors
-    ///
-    /// One line for the operator.
-    pub fn place_beside(
-        &self,
-        next: &WorkloadRecord,
-        drained: &BTreeSet<AgentId>,
-        snapshot: &RegistrySnapshot,
-    ) -> Result<(AgentId, u8), String> {
-        let serving = self.records.get(&next.service);
-        let (serving, node) = serving
-            .and_then(|it| it.node.map(|node| (it, node)))
-            .ok_or_else(|| "the workload has no node".to_owned())?;
-        let slot = Seat::other_slot(serving.slot);
-        let view = snapshot.agents.get(&node).ok_or_else(|| "its node is not joined any more".to_owned())?;
-        if !runs_two(node, snapshot) {
-            let name = &view.agent.name;
-            return Err(format!("the agent of its node {name} is too old to tell two versions apart"));
-        }
-        let load = Load::of(self.runs());
-        let limits = limits_of(next);
-        let both = together(&limits, &limits_of(serving));
-        let next = WorkloadRecord { node: None, ..next.clone() };
-        let has_place = |node: AgentId| {
-            let runs = snapshot.agents.get(&node).is_some_and(|view| view.runs_workloads);
-            let is_open = may_run(&next, node) && !drained.contains(&node);
-            is_open && is_here(node, snapshot) && runs && load.count(node) < MAX_PER_NODE
-        };
-        let lack = load.lack(node, &next, &both, snapshot);
-        if has_place(node) && lack.is_none() {
-            return Ok((node, slot));
-        }
-        let elsewhere = snapshot.agents.keys().copied().filter(|other| {
-            *other != node
-                && has_place(*other)
-                && runs_two(*other, snapshot)
-                && load.lack(*other, &next, &limits, snapshot).is_none()
-        });
-        let best = elsewhere.min_by_key(|other| (load.count(*other), *other));
-        best.map(|other| (other, slot)).ok_or_else(|| {
-            let why = match lack {
-                Some(lack) => format!(": for both on its own, {lack}"),
-                None if drained.contains(&node) => ": its own is drained, or has the weight 0".to_owned(),
-                None => String::new(),
-            };
-            format!("no node has room for the next version beside the one that serves{why}")
-        })
-    }
-
-    /// Where the next version of a workload that has replicas can run beside the one that serves: on each of `running`, the nodes
-    /// of the replicas that run now, that it may run on and that gets requests. With them the number of the instance.
-    ///
-    /// # Errors
-    ///
-    /// One line for the operator: each of them has to have room for both.
-    pub fn place_beside_replicas(
-        &self,
-        next: &WorkloadRecord,
-        running: &[AgentId],
-        drained: &BTreeSet<AgentId>,
-        snapshot: &RegistrySnapshot,
-    ) -> Result<(Vec<AgentId>, u8), String> {
-        let serving = self.records.get(&next.service).ok_or_else(|| "there is no workload".to_owned())?;
-        let slot = Seat::other_slot(serving.slot);
-        let load = Load::of(self.runs());
-        let both = together(&limits_of(next), &limits_of(serving));
-        let next = WorkloadRecord { node: None, ..next.clone() };
-        let is_open =
-            |node: &AgentId| may_run(&next, *node) && !drained.contains(node) && is_here(*node, snapshot);
-        let nodes: Vec<AgentId> = running.iter().copied().filter(is_open).collect();
-        for node in &nodes {
-            let Some(view) = snapshot.agents.get(node) else { continue };
-            let name = &view.agent.name;
-            if !runs_two(*node, snapshot) {
-                return Err(format!("the agent of {name} is too old to tell two versions apart"));
-            }
-            if load.count(*node) >= MAX_PER_NODE {
-                return Err(format!("{name} has {MAX_PER_NODE} workloads"));
-            }
-            if let Some(lack) = load.lack(*node, &next, &both, snapshot) {
-                return Err(format!("{name} has no room for both: {lack}"));
-            }
-        }
-        Ok((nodes, slot))
-    }
-
     /// When [`Self::moves`] may say something new although nothing happens; later than its last call, or `None`. Where no
     /// node fits once a patience is over, only a change of the nodes helps.
     #[must_use]
@@ -488,214 +403,4 @@ fn stays(moves: usize) -> String {
         0 => "its document allows no moves to other nodes (health.recovery.moves_per_hour)".to_owned(),
         moves => format!("it was moved {moves} times within the hour, and may not be moved more often"),
     }
-}
-
-/// Why no node can take a workload, as the operator is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoNode {
-    /// None is here that it may be on.
-    #[error("no node that it may run on is connected")]
-    NotHere,
-    /// Those that are here said that they run none.
-    #[error(
-        "no node runs workloads: workload.enabled is false on each that is connected and that it may run on"
-    )]
-    NoneRuns,
-    /// Those that run some have too little of something; this is what the last of them lacks.
-    #[error("no node that it may run on has enough: {0}")]
-    TooSmall(Lack),
-    /// Those that run some have [`MAX_PER_NODE`].
-    #[error("every node that it may run on has 64 workloads")]
-    Full,
-}
-
-impl NoNode {
-    /// Why no node can take the workload now; `None` where one can, or has it.
-    #[must_use]
-    pub fn of(record: &WorkloadRecord, view: &WorkloadsView, snapshot: &RegistrySnapshot) -> Option<Self> {
-        let runs = |node: &AgentId| snapshot.agents.get(node).is_some_and(|view| view.runs_workloads);
-        let allowed = snapshot.agents.keys().filter(|node| may_run(record, **node));
-        let here: Vec<_> = allowed.filter(|node| is_here(**node, snapshot)).collect();
-        if here.is_empty() {
-            return Some(Self::NotHere);
-        }
-        if !here.iter().any(|node| runs(node)) {
-            return Some(Self::NoneRuns);
-        }
-        let load = Load::of(view.runs());
-        let limits = limits_of(record);
-        let lack = |node: &AgentId| load.lack(*node, record, &limits, snapshot);
-        let mut able = here.into_iter().filter(|node| runs(node));
-        let lacks: Option<Vec<Lack>> = able.clone().map(&lack).collect();
-        if let Some(lack) = lacks.and_then(|lacks| lacks.last().copied()) {
-            return Some(Self::TooSmall(lack));
-        }
-        let fits = |node: &AgentId| {
-            lack(node).is_none() && (record.node == Some(*node) || load.count(*node) < MAX_PER_NODE)
-        };
-        (!able.any(fits)).then_some(Self::Full)
-    }
-}
-
-/// What each node has to do already.
-#[derive(Debug, Default)]
-struct Load {
-    nodes: BTreeMap<AgentId, NodeLoad>,
-}
-
-/// Workloads of one node, the GPUs that they cannot do without, and the limits of those that take GPUs where there are some.
-#[derive(Debug, Default)]
-struct NodeLoad {
-    workloads: usize,
-    gpus: u8,
-    preferring: Vec<ResourceLimits>,
-}
-
-impl NodeLoad {
-    /// GPUs that workloads may hold which could do without: each got as many as it prefers or none, and keeps them.
-    fn preferred(&self, inventory: &Inventory) -> u8 {
-        let gets = |limits: &&ResourceLimits| {
-            inventory.lacks(&ResourceLimits { gpu_policy: GpuPolicy::Required, ..**limits }).is_none()
-        };
-        let held = self.preferring.iter().filter(gets).map(|limits| limits.gpu_count);
-        held.fold(0, u8::saturating_add)
-    }
-}
-
-impl Load {
-    fn of<'a>(records: impl Iterator<Item = &'a Arc<WorkloadRecord>>) -> Self {
-        let mut load = Self::default();
-        for record in records {
-            if let Some(node) = record.node {
-                load.add(node, record);
-            }
-        }
-        load
-    }
-
-    fn add(&mut self, node: AgentId, record: &WorkloadRecord) {
-        let load = self.nodes.entry(node).or_default();
-        load.workloads = load.workloads.saturating_add(1);
-        // Most documents name none and are not read for that.
-        if !record.document.contains("gpu_count") {
-            return;
-        }
-        let limits = limits_of(record);
-        load.gpus = load.gpus.saturating_add(limits.required_gpus());
-        if limits.gpu_policy == GpuPolicy::Preferred && limits.gpu_count > 0 {
-            load.preferring.push(limits);
-        }
-    }
-
-    fn count(&self, node: AgentId) -> usize {
-        self.nodes.get(&node).map_or(0, |load| load.workloads)
-    }
-
-    /// What the node has too little of for a workload; processors and memory are compared with all that it has, GPUs with
-    /// those that no other workload needs or, where it is not there yet, may hold. `None` where it has enough, or does not say
-    /// what it has.
-    fn lack(
-        &self,
-        node: AgentId,
-        record: &WorkloadRecord,
-        limits: &ResourceLimits,
-        snapshot: &RegistrySnapshot,
-    ) -> Option<Lack> {
-        let inventory = snapshot.agents.get(&node)?.inventory.as_ref()?;
-        if let Some(lack) = inventory.lacks(limits).or_else(|| unheld(inventory, record, limits)) {
-            return Some(lack);
-        }
-        let wanted = limits.required_gpus();
-        let is_there = record.node == Some(node);
-        let used = self.nodes.get(&node).map_or(0, |load| {
-            // The agent takes GPUs from nobody: one that needs some would never start behind one that prefers some.
-            if is_there {
-                load.gpus.saturating_sub(wanted)
-            } else {
-                load.gpus.saturating_add(load.preferred(inventory))
-            }
-        });
-        let free = inventory.gpus.saturating_sub(used);
-        (wanted > free).then_some(Lack::Gpus(wanted, free))
-    }
-}
-
-/// Limits of a workload; those of a document that cannot be read, which no agent runs, are the usual ones.
-fn limits_of(record: &WorkloadRecord) -> ResourceLimits {
-    #[derive(serde::Deserialize)]
-    struct OnlyLimits {
-        #[serde(default)]
-        limits: Option<ResourceLimits>,
-    }
-    let read = serde_json::from_str::<OnlyLimits>(&record.document);
-    read.ok().and_then(|document| document.limits).unwrap_or_default()
-}
-
-/// What both of two versions need; the GPUs are those of the next one, since the other has its own already.
-fn together(next: &ResourceLimits, serving: &ResourceLimits) -> ResourceLimits {
-    ResourceLimits {
-        cpu_millis: next.cpu_millis.saturating_add(serving.cpu_millis),
-        memory_bytes: next.memory_bytes.saturating_add(serving.memory_bytes),
-        ..*next
-    }
-}
-
-/// The limit that a workload asks for and a machine does not hold. Engines hold those of containers.
-fn unheld(inventory: &Inventory, record: &WorkloadRecord, limits: &ResourceLimits) -> Option<Lack> {
-    #[derive(serde::Deserialize)]
-    struct OnlyKind {
-        source: Kind,
-    }
-    #[derive(serde::Deserialize)]
-    struct Kind {
-        #[serde(rename = "type")]
-        name: String,
-    }
-    let lack = inventory.unheld(limits)?;
-    let read = serde_json::from_str::<OnlyKind>(&record.document);
-    let is_container = read.is_ok_and(|document| document.source.name == "container");
-    (!is_container).then_some(lack)
-}
-
-/// Whether a node can run one of the replicas of a workload: it need not be here now.
-fn runs_on(record: &WorkloadRecord, node: AgentId, snapshot: &RegistrySnapshot) -> bool {
-    let Some(view) = snapshot.agents.get(&node) else { return false };
-    let limits = limits_of(record);
-    let has_enough = |inventory: &Arc<Inventory>| {
-        inventory.lacks(&limits).is_none() && unheld(inventory, record, &limits).is_none()
-    };
-    view.runs_workloads && may_run(record, node) && view.inventory.as_ref().is_none_or(has_enough)
-}
-
-fn may_run(record: &WorkloadRecord, node: AgentId) -> bool {
-    record.nodes.is_empty() || record.nodes.contains(&node)
-}
-
-/// Here is who can be told and can be reached: with a control stream and a tunnel that echoes.
-fn is_here(node: AgentId, snapshot: &RegistrySnapshot) -> bool {
-    snapshot.agents.get(&node).is_some_and(|view| view.connected && view.data_plane)
-}
-
-/// Whether its agent tells two versions of a service apart.
-fn runs_two(node: AgentId, snapshot: &RegistrySnapshot) -> bool {
-    let inventory = snapshot.agents.get(&node).and_then(|view| view.inventory.as_ref());
-    inventory.is_some_and(|inventory| inventory.slots >= MAX_SLOTS)
-}
-
-/// The node with the fewest workloads of those that are here, run some and have enough, but for some; the first of equals.
-fn best_node(
-    record: &WorkloadRecord,
-    snapshot: &RegistrySnapshot,
-    load: &Load,
-    except: &BTreeSet<AgentId>,
-) -> Option<AgentId> {
-    let limits = limits_of(record);
-    let of = |node: &AgentId| (load.count(*node), *node);
-    let runs = |node: &AgentId| snapshot.agents.get(node).is_some_and(|view| view.runs_workloads);
-    let has_room = |node: &AgentId| is_here(*node, snapshot) && runs(node) && of(node).0 < MAX_PER_NODE;
-    let fits = |node: &AgentId| {
-        may_run(record, *node) && has_room(node) && Some(*node) != record.node && !except.contains(node)
-    };
-    let has_enough = |node: &AgentId| load.lack(*node, record, &limits, snapshot).is_none();
-    snapshot.agents.keys().copied().filter(|node| fits(node) && has_enough(node)).min_by_key(of)
 }
