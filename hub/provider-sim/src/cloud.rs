@@ -64,7 +64,7 @@ fn region(number: u32) -> String {
 pub struct SimConfig {
     /// Folder that gets `machines/`; made at the first creation.
     pub dir: PathBuf,
-    /// The agent, run as `blueprint-agent run --config PATH --state PATH --exit-on-stdin-close`.
+    /// The agent, run in the machine's folder as `blueprint-agent run --config PATH --state state --exit-on-stdin-close`.
     pub agent_binary: PathBuf,
     /// The example service; without it machines run and offer no service.
     pub service_binary: Option<PathBuf>,

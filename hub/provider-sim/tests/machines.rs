@@ -167,7 +167,7 @@ async fn a_machine_runs_its_service_and_its_agent() {
     assert_eq!(sim.text("sim-1", "join-line"), CANARY);
     assert_eq!(sim.text("sim-1", "user-data.json"), *spec("sim-1").user_data.expose());
     let arguments =
-        format!("run --config {0}agent.toml --state {0}state --exit-on-stdin-close\n", folder.display());
+        format!("run --config {}agent.toml --state state --exit-on-stdin-close\n", folder.display());
     assert_eq!(sim.text("sim-1", "state/arguments"), arguments);
     let log = sim.text("sim-1", "service-1-1.log");
     assert!(log.starts_with("--listen 127.0.0.1:0 --port-file ") && log.contains(" --name sim-1 "), "{log}");
