@@ -75,9 +75,14 @@ impl ResolvConf {
         self.write(&self.with_block(&text, hub))
     }
 
-    /// Takes the block out; true where there was one.
+    /// Takes the block out; true where there was one. Who holds the lock for too long does not keep it in: an agent that ends is a
+    /// name server that never answers.
     pub(super) async fn take_out(&self) -> Result<bool, ResolverError> {
-        let _turn = Turn::wait(&self.path).await?;
+        let _turn = match Turn::wait(&self.path).await {
+            Ok(turn) => Some(turn),
+            Err(ResolverError::Held { .. }) => None,
+            Err(error) => return Err(error),
+        };
         let text = self.read()?;
         let rest = self.without_block(&text);
         if rest == text {

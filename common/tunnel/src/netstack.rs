@@ -418,10 +418,11 @@ impl Netstack {
         }
     }
 
-    /// Ends the flow that was being worked on, without a word to its peer; its stream sees a reset.
+    /// Ends the flow or port that was being worked on, without a word to its peer; its stream sees a reset.
     ///
     /// For a caller that has caught a panic: what the flow was in the middle of is not known.
     pub(crate) fn end_at_work(&mut self, now: Instant) {
+        self.udp.end_serving();
         let Some(id) = self.at_work.take() else { return };
         let flow = self.flows.entry(id).map(|entry| Arc::clone(&entry.flow));
         self.remove(id, now);
@@ -446,6 +447,7 @@ impl Netstack {
             let Some(entry) = self.flows.entry(id).filter(|entry| is_meant(entry.ends.remote.ip())) else {
                 continue;
             };
+            self.at_work = Some(id);
             entry.flow.lock().with(|socket| socket.abort());
             self.serve(id, now, sink);
         }

@@ -121,6 +121,11 @@ impl PriceSource for Aws {
         REGION_WITHIN.saturating_add(Duration::from_secs(30)).saturating_mul(regions)
     }
 
+    fn again_after(&self) -> Duration {
+        // It may have brought nearly all of its hundreds of megabytes before it failed.
+        Duration::from_secs(24 * 3600)
+    }
+
     fn ask(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
         self.list(now).boxed()
     }

@@ -28,9 +28,6 @@ use crate::Provisioner;
 use crate::calls::chain;
 use crate::metrics::PriceMetrics;
 
-/// Pause before a provider that failed is asked again.
-const AGAIN_AFTER: Duration = Duration::from_secs(3600);
-
 /// How often the task looks whether a list is due.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
@@ -190,7 +187,7 @@ impl PriceOffice {
         let is_due = |provider: &str, desk: &Desk| {
             let age = |at: Timestamp| now.since(at);
             let is_old = self.asked_at(provider).is_none_or(|at| age(at) >= every);
-            is_old && desk.last.lock().failed_at.is_none_or(|at| age(at) >= AGAIN_AFTER)
+            is_old && desk.last.lock().failed_at.is_none_or(|at| age(at) >= desk.source.again_after())
         };
         let due = self.desks.iter().filter(|(provider, desk)| is_due(provider, desk));
         due.map(|(provider, _)| provider.clone()).collect()

@@ -21,4 +21,4 @@ mod upstreams;
 
 pub use ages::LASTING;
 pub use settings::{DEFAULT_WEIGHT, UpstreamSettings};
-pub use upstreams::{Event, Load, Outcome, Picked, Upstreams, Wanted};
+pub use upstreams::{Event, Load, Outcome, OverBudget, Picked, Upstreams, Wanted};

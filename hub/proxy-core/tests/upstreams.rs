@@ -7,7 +7,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use blueprint_common_types::{AgentId, Health, ServiceKey};
-use blueprint_hub_proxy_core::upstream::{Event, Outcome, Picked, UpstreamSettings, Upstreams, Wanted};
+use blueprint_hub_proxy_core::upstream::{
+    Event, Outcome, OverBudget, Picked, UpstreamSettings, Upstreams, Wanted,
+};
 use blueprint_hub_proxy_core::{Refusal, Target};
 use proptest::prelude::*;
 
@@ -333,4 +335,46 @@ fn what_begins_counts_at_once_and_what_lasts_is_told_apart() {
     world.spread(10, well);
     streams.iter().for_each(|picked| world.upstreams.end(picked));
     assert_eq!(load(&world), (23, 0, 0));
+}
+
+impl World {
+    /// A second target beside `first`.
+    fn second(&mut self, first: SocketAddr) -> Result<Option<Picked>, OverBudget> {
+        let Self { targets, settings, .. } = self;
+        let wanted = Wanted { service: SERVICE, targets, settings, tried: &[first], random: 7 };
+        self.upstreams.begin_second(&wanted, self.now)
+    }
+}
+
+#[test]
+fn a_second_try_goes_to_nobody_that_is_in_doubt_and_decides_nothing() {
+    let mut world = World::new(2);
+    world.spread(100, only(2));
+    let begun = world.upstreams.load(SERVICE, address(2), world.now).begun;
+    for wait in [0, 11] {
+        world.wait(wait);
+        assert_eq!(world.second(address(1)), Ok(None), "it is ejected, and nobody has tried it since");
+    }
+    assert_eq!(world.upstreams.load(SERVICE, address(2), world.now).begun, begun, "nothing was counted");
+    assert_eq!(world.spread(100, only(2))[&address(2)], 1, "one probe, as without second tries");
+    assert_eq!(world.spread(100, only(2)).get(&address(2)), None);
+}
+
+#[test]
+fn second_tries_are_counted_only_where_the_budget_has_room() {
+    let mut world = World::new(2);
+    world.spread(100, well);
+    let begun = |world: &World| {
+        [1, 2].map(|last| world.upstreams.load(SERVICE, address(last), world.now).begun).iter().sum::<u64>()
+    };
+    let before = begun(&world);
+    let mut sent = 0;
+    while let Ok(picked) = world.second(address(1)) {
+        assert_eq!(picked.unwrap().address, address(2));
+        sent += 1;
+    }
+    assert_eq!((sent, begun(&world) - before), (50, 50), "a fifth of a hundred, and thirty");
+    assert_eq!(world.second(address(1)), Err(OverBudget));
+    assert_eq!(begun(&world) - before, 50);
+    assert_eq!(World::new(1).second(address(1)), Ok(None), "of a service that nobody asked for");
 }

@@ -1,23 +1,25 @@
 //! A second target for a request whose first one takes its time, where the operator wants that for the service.
 //!
 //! Off unless a service's settings name a time. Only requests that change nothing and have no body are sent twice (RFC
-//! 9110, section 9.2.1), once each, to another target, within the budget of retries, and only if they are still allowed.
-//! The first head of an answer counts; the other try is given up, which says nothing about its target.
+//! 9110, section 9.2.1), once each, to another target that nothing speaks against, within the budget of retries, and only if
+//! they are still allowed. The first head of an answer counts, but no failure of the second target while the first one is asked:
+//! nobody gets a worse answer than without it. The other try is given up, which says nothing about its target.
 
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
 use blueprint_hub_proxy_core::Refusal;
+use blueprint_hub_proxy_core::upstream::Outcome;
 use http::{HeaderMap, Method};
 use tokio::time::{Instant, sleep};
 
-use crate::fault::Fault;
+use crate::fault::{Fault, outcome_of};
 use crate::send::{Answered, Outgoing, Prepared, Sender, Tries};
 use crate::upstreams::AtTarget;
 
 /// What became of a request, and where.
-type Outcome = Result<(Result<Answered, Fault>, AtTarget), Refusal>;
+type Asked = Result<(Result<Answered, Fault>, AtTarget), Refusal>;
 
 /// After how long a request goes to a second target; `None` where it goes to one alone.
 pub(crate) fn hedge_after(outgoing: &Outgoing<'_>) -> Option<Duration> {
@@ -38,7 +40,7 @@ impl Sender {
         after: Duration,
         tried: &mut Vec<SocketAddr>,
         tries: &mut Tries,
-    ) -> Outcome {
+    ) -> Asked {
         let mut first = pin!(self.ask(outgoing, (at_first.address(), began), HeaderMap::new()));
         tokio::select! {
             biased;
@@ -62,17 +64,29 @@ impl Sender {
                     Ok((second.await?, at_second))
                 }
             },
-            answered = second.as_mut() => match answered? {
-                Ok(answered) => {
+            answered = second.as_mut() => {
+                let outcome = match &answered {
+                    Ok(Ok(answered)) => outcome_of(answered.response.status()),
+                    Ok(Err(fault)) => fault.outcome(),
+                    Err(_) => Outcome::Unknown,
+                };
+                let answered = answered?;
+                if answered.is_ok() && outcome != Outcome::Failed {
                     tries.target = Some(at_second.address());
-                    Ok((Ok(answered), at_second))
+                    return Ok((answered, at_second));
                 }
-                Err(fault) => {
-                    at_second.report(fault.outcome(), Instant::now().into_std());
-                    tried.push(at_second.address());
-                    Ok((first.await?, at_first))
+                at_second.report(outcome, Instant::now().into_std());
+                tried.push(at_second.address());
+                match (first.await?, answered) {
+                    (Err(fault), Ok(answered)) => {
+                        at_first.report(fault.outcome(), Instant::now().into_std());
+                        tried.push(at_first.address());
+                        tries.target = Some(at_second.address());
+                        Ok((Ok(answered), at_second))
+                    }
+                    (asked, _) => Ok((asked, at_first)),
                 }
-            },
+            }
         }
     }
 
@@ -86,10 +100,7 @@ impl Sender {
     ) -> Option<AtTarget> {
         let mut asked = tried.to_vec();
         asked.push(first.address());
-        let at_second = self.begin_again(outgoing, &asked, now).ok()?.ok()?;
-        if !self.may_again(outgoing.admission.service()) {
-            return None;
-        }
+        let at_second = self.begin_second(outgoing, &asked, now)?;
         self.count_hedge();
         Some(at_second)
     }

@@ -149,7 +149,7 @@ impl Sender {
             tries.count = tries.count.saturating_add(1);
             tries.target = Some(at_target.address());
             let to = (at_target.address(), began);
-            let asked = match hedge_after(outgoing) {
+            let asked = match hedge_after(outgoing).filter(|_| attempt == 0) {
                 None => self.ask(outgoing, to, room.take().unwrap_or_default()).await?,
                 Some(after) => {
                     let asked = self.ask_hedged(outgoing, (at_target, began), after, &mut tried, tries);
@@ -191,7 +191,7 @@ impl Sender {
     /// # Errors
     ///
     /// A refusal where the request is not allowed any more; that no target is left is the inner result.
-    pub(crate) fn begin_again(
+    fn begin_again(
         &self,
         outgoing: &Outgoing<'_>,
         tried: &[SocketAddr],
@@ -205,8 +205,23 @@ impl Sender {
         Ok(self.targets.begin(service, targets, outgoing.settings, tried, now.into_std()))
     }
 
+    /// Counts the request at a second target, as [`begin_again`](Self::begin_again) does, where one is without doubt and the
+    /// budget has room.
+    pub(crate) fn begin_second(
+        &self,
+        outgoing: &Outgoing<'_>,
+        tried: &[SocketAddr],
+        now: Instant,
+    ) -> Option<AtTarget> {
+        let trust = self.trust.load_full();
+        decide(outgoing.canonical, &trust, Timestamp::from(SystemTime::now())).ok()?;
+        let service = outgoing.admission.service();
+        let targets = trust.routes.targets(&service).unwrap_or_default();
+        self.targets.begin_second(service, targets, outgoing.settings, tried, now.into_std())
+    }
+
     /// Whether the service's budget has room for one more try.
-    pub(crate) fn may_again(&self, service: ServiceKey) -> bool {
+    fn may_again(&self, service: ServiceKey) -> bool {
         self.targets.may_retry(service)
     }
 

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use blueprint_common_types::ServiceKey;
-use blueprint_hub_proxy_core::upstream::{Event, Outcome, Picked, UpstreamSettings, Upstreams, Wanted};
+use blueprint_hub_proxy_core::upstream::{
+    Event, Outcome, OverBudget, Picked, UpstreamSettings, Upstreams, Wanted,
+};
 use blueprint_hub_proxy_core::{Refusal, Target};
 use parking_lot::Mutex;
 use tracing::info;
@@ -52,6 +54,26 @@ impl Targets {
         let wanted = Wanted { service, targets, settings, tried, random };
         let picked = self.0.upstreams.lock().begin(&wanted, now)?;
         Ok(AtTarget { targets: self.clone(), picked, is_reported: false })
+    }
+
+    /// Picks a second target for a request that is open at those of `tried`, and counts it there until the result is dropped;
+    /// `None` where no other is without doubt, or the budget of retries is spent.
+    pub(crate) fn begin_second(
+        &self,
+        service: ServiceKey,
+        targets: &[Target],
+        settings: &UpstreamSettings,
+        tried: &[SocketAddr],
+        now: Instant,
+    ) -> Option<AtTarget> {
+        let wanted = Wanted { service, targets, settings, tried, random: self.random() };
+        match self.0.upstreams.lock().begin_second(&wanted, now) {
+            Ok(picked) => picked.map(|picked| AtTarget { targets: self.clone(), picked, is_reported: false }),
+            Err(OverBudget) => {
+                self.0.metrics.retries_over_budget.inc();
+                None
+            }
+        }
     }
 
     /// Whether a request may be sent a second time.

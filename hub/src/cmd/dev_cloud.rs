@@ -1,10 +1,9 @@
 //! The machines of `dev`: deployments of the simulated cloud, ordered as an operator orders them.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use blueprint_hub_provision_core::DeploymentId;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -126,15 +125,15 @@ impl<'a> DevFleet<'a> {
     }
 
     /// Removes the machines of `folder` that an earlier version ran beside the deployments, with their nodes; says how many.
+    /// Nothing else of the folder is touched.
     pub(crate) async fn forget_old(&self, folder: &Path) -> Result<usize> {
         let machines = folder.join("machines");
-        let entries = match std::fs::read_dir(&machines) {
-            Ok(entries) => entries.collect::<Result<Vec<_>, _>>()?,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(anyhow!("cannot read {}: {error}", machines.display())),
+        let is_machine = |name: &String| {
+            let own = machines.join(name);
+            ["agent.toml", "user-data.json"].iter().all(|file| own.join(file).is_file())
         };
-        let names = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
-        let names: Vec<String> = names.filter(|name| name.starts_with(NAME)).collect();
+        let names = (1..=super::dev::MOST_NODES).map(|number| format!("{NAME}{number}"));
+        let names: Vec<String> = names.filter(is_machine).collect();
         for name in &names {
             let path = format!("/v1/nodes/{name}");
             let (status, answer) = exchange(self.global, "DELETE", &path, None).await?;
@@ -143,9 +142,13 @@ impl<'a> DevFleet<'a> {
                 status.is_success() || status == StatusCode::NOT_FOUND,
                 "cannot remove the node {name} of an earlier version: {answer}"
             );
+            let own = machines.join(name);
+            std::fs::remove_dir_all(&own).with_context(|| format!("cannot remove {}", own.display()))?;
         }
-        std::fs::remove_dir_all(&machines)
-            .with_context(|| format!("cannot remove {}", machines.display()))?;
+        if !names.is_empty() {
+            // It stays where it has something else.
+            let _ = std::fs::remove_dir(&machines);
+        }
         Ok(names.len())
     }
 }

@@ -96,8 +96,7 @@ impl Stack {
                 }
             }
         }
-        self.netstack.shut(Instant::now(), &mut self.egress);
-        self.egress.flush(Instant::now());
+        self.insist(|stack, now| stack.netstack.shut(now, &mut stack.egress));
     }
 
     /// Does `work`; `None` where a fault of ours ended it.
@@ -114,6 +113,20 @@ impl Stack {
             }
         }
         done
+    }
+
+    /// Does `work` for each flow that it is about, and sends what it says: a fault of ours ends one of them, and it goes on.
+    fn insist(&mut self, mut work: impl FnMut(&mut Self, Instant)) {
+        let mut work = |stack: &mut Self| {
+            let now = Instant::now();
+            work(stack, now);
+            stack.egress.flush(now);
+        };
+        for _ in 0..=self.netstack.flow_count() {
+            if self.guard(&mut work).is_some() {
+                return;
+            }
+        }
     }
 
     /// Does one bounded share of everything that is due; true where something is left.
@@ -170,8 +183,7 @@ impl Stack {
             StackCommand::ResetPeer { key, reply } => {
                 let tables = self.egress.shared.tables.load_full();
                 let is_with_it = |ip| tables.holder(ip) == Some(key);
-                self.netstack.reset(is_with_it, now, &mut self.egress);
-                self.egress.flush(now);
+                self.insist(|stack, now| stack.netstack.reset(is_with_it, now, &mut stack.egress));
                 let _ = reply.send(());
             }
         }

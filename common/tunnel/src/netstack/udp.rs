@@ -30,6 +30,8 @@ pub(super) struct UdpTable {
     bound: HashMap<u16, Arc<UdpPort>>,
     flows: HashMap<Ends, Arc<UdpPort>>,
     by_id: HashMap<FlowId, (Arc<UdpPort>, Option<Ends>)>,
+    /// Whose turn it is at this moment.
+    serving: Option<FlowId>,
     waiting: VecDeque<FlowId>,
     last_id: FlowId,
     errors_left: u32,
@@ -42,6 +44,7 @@ impl UdpTable {
             bound: HashMap::new(),
             flows: HashMap::new(),
             by_id: HashMap::new(),
+            serving: None,
             waiting: VecDeque::new(),
             last_id: UDP_IDS,
             errors_left: ERRORS_BURST,
@@ -166,17 +169,29 @@ impl UdpTable {
             }
             let Some(id) = self.waiting.pop_front() else { return };
             let Some((port, _)) = self.by_id.get(&id) else { continue };
+            self.serving = Some(id);
             port.begin_service();
             let mut sent = 0;
             while sent < DATAGRAMS_PER_SERVICE && sink.has_room() && send_one(port, sink) {
                 sent += 1;
             }
             port.end_service();
+            self.serving = None;
             if port.is_over() {
                 self.remove(id);
             } else if sent == DATAGRAMS_PER_SERVICE || !sink.has_room() {
                 self.waiting.push_back(id);
             }
+        }
+    }
+
+    /// Ends the port that was being served, for a caller that has caught a panic: its socket sees the end of the netstack.
+    pub(super) fn end_serving(&mut self) {
+        let Some(id) = self.serving.take() else { return };
+        let port = self.by_id.get(&id).map(|(port, _)| Arc::clone(port));
+        self.remove(id);
+        if let Some(port) = port {
+            port.stop();
         }
     }
 

@@ -17,6 +17,9 @@ pub const MAX_ROWS: usize = 100_000;
 /// second.
 const ASK_WITHIN: Duration = Duration::from_secs(180);
 
+/// Pause before a provider that failed is asked again, where nothing else is said.
+const AGAIN_AFTER: Duration = Duration::from_secs(3600);
+
 /// Most that an hour of any machine may cost, in either money: eight of the largest GPUs are at about 100.
 const MOST_HOURLY: Micros = Micros::new(1_000_000_000);
 
@@ -153,6 +156,11 @@ pub trait PriceSource: Send + Sync {
     /// Longest time that [`ask`](Self::ask) may take; 180 s unless said otherwise.
     fn within(&self) -> Duration {
         ASK_WITHIN
+    }
+
+    /// Pause before it is asked again after a failure, where the hub asks by itself; an hour unless said otherwise.
+    fn again_after(&self) -> Duration {
+        AGAIN_AFTER
     }
 
     /// What is sold, with list prices as of `now`.

@@ -73,6 +73,11 @@ pub struct Wanted<'a> {
     pub random: u64,
 }
 
+/// A fifth of the service's requests were sent again within ten seconds, and thirty more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the budget of retries is spent")]
+pub struct OverBudget;
+
 /// The target that a request goes to; [`Upstreams::end`] takes it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Picked {
@@ -161,14 +166,28 @@ impl Upstreams {
                 retry_after: wait.as_secs().saturating_add(1),
             })?;
         }
-        let address = state.pick(wanted, now)?;
+        let address = state.pick(wanted, false, now)?;
         let is_circuit_probe = is_first && state.circuit.begin(&CIRCUIT, now);
-        let target = state.targets.entry(address).or_default();
-        target.open = target.open.saturating_add(1);
-        target.begun = target.begun.saturating_add(1);
-        let since = target.ages.begin(now);
-        let is_probe = target.ejection.begin(&EJECTION, now);
-        Ok(Picked { service, address, since, is_probe, is_circuit_probe })
+        Ok(state.open(service, address, is_circuit_probe, now))
+    }
+
+    /// Picks a second target for a request that is open at those of `tried`, takes it from the budget of retries, and counts it
+    /// there; `None` where no other one is without doubt. What decides about ejections and the circuit is left to requests that
+    /// have no other try.
+    ///
+    /// # Errors
+    ///
+    /// [`OverBudget`]; nothing is counted then.
+    pub fn begin_second(&mut self, wanted: &Wanted<'_>, now: Instant) -> Result<Option<Picked>, OverBudget> {
+        let service = wanted.service;
+        let Some(state) = self.services.get_mut(&service).filter(|state| !state.circuit.is_open()) else {
+            return Ok(None);
+        };
+        let Ok(address) = state.pick(wanted, true, now) else { return Ok(None) };
+        if !state.budget.withdraw(now) {
+            return Err(OverBudget);
+        }
+        Ok(Some(state.open(service, address, false, now)))
     }
 
     /// Learns from how a request ended at its target; called once for each [`Picked`].
@@ -297,7 +316,24 @@ impl ServiceState {
     }
 
     /// Picks among the healthy; where all that are left are ejected, among those.
-    fn pick(&mut self, wanted: &Wanted<'_>, now: Instant) -> Result<SocketAddr, Refusal> {
+    /// Counts a request at a target.
+    fn open(
+        &mut self,
+        service: ServiceKey,
+        address: SocketAddr,
+        is_circuit_probe: bool,
+        now: Instant,
+    ) -> Picked {
+        let target = self.targets.entry(address).or_default();
+        target.open = target.open.saturating_add(1);
+        target.begun = target.begun.saturating_add(1);
+        let since = target.ages.begin(now);
+        let is_probe = target.ejection.begin(&EJECTION, now);
+        Picked { service, address, since, is_probe, is_circuit_probe }
+    }
+
+    /// A target; for a `second` try none that is or was ejected and has not shown itself well since.
+    fn pick(&mut self, wanted: &Wanted<'_>, second: bool, now: Instant) -> Result<SocketAddr, Refusal> {
         let (service, max_open) = (wanted.service, wanted.settings.max_open());
         let mut free = std::mem::take(&mut self.free);
         let mut ejected = Vec::new();
@@ -326,7 +362,9 @@ impl ServiceState {
                 is_busy = true;
                 continue;
             }
-            let is_admitted = state.is_none_or(|state| state.ejection.admits(now).is_ok());
+            let is_admitted = state.is_none_or(|state| {
+                if second { !state.ejection.is_open() } else { state.ejection.admits(now).is_ok() }
+            });
             let candidates = if is_admitted { &mut free } else { &mut ejected };
             candidates.push(Candidate { address, weight, open });
         }
@@ -338,7 +376,7 @@ impl ServiceState {
         }
         let none =
             if is_busy { Refusal::TargetsBusy { service } } else { Refusal::TargetUnreachable { service } };
-        let last = || if is_busy { None } else { pick(&ejected, wanted.random) };
+        let last = || if is_busy || second { None } else { pick(&ejected, wanted.random) };
         let picked = pick(&free, wanted.random).or_else(last);
         free.clear();
         self.free = free;

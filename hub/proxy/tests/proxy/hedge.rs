@@ -120,3 +120,22 @@ async fn hedges_end_with_the_budget_of_retries() {
     assert!((110..=180).contains(&hits), "{hits} for 100 requests");
     assert!(!rig.metrics.encode().contains("hub_proxy_upstream_retries_over_budget_total 0\n"));
 }
+
+#[tokio::test]
+async fn a_second_target_that_fails_fast_does_not_answer_for_a_slow_good_one() {
+    let rig = Rig::new().await;
+    let good = Backend::answering_after(&rig, Duration::from_millis(200), "good");
+    let broken = rig.service(|_| async {
+        let mut response = Response::new(full("broken"));
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response
+    });
+    rig.route(&[good.address, broken]);
+    settle(&rig, 20);
+    for _ in 0..4 {
+        let before = good.hits();
+        let (status, ..) = ask(&rig, "GET", empty()).await;
+        // As without hedging: those that begin at the broken one get its answer, and no others.
+        assert_eq!(status == StatusCode::OK, good.hits() > before);
+    }
+}

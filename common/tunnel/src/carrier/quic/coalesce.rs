@@ -40,6 +40,10 @@ struct Held {
     bytes: Vec<u8>,
     way: Option<Way>,
     segment: usize,
+    /// Goes up with all that is added.
+    additions: u64,
+    /// What `additions` was at the last look; nobody has added anything since where it is the same.
+    looked: Option<u64>,
 }
 
 /// What one call has in common.
@@ -81,6 +85,7 @@ impl Coalescing {
     }
 
     /// Bytes that wait, in all places.
+    #[cfg(test)]
     fn waiting(&self) -> usize {
         self.places.iter().map(|place| place.lock().bytes.len()).sum()
     }
@@ -88,6 +93,20 @@ impl Coalescing {
     /// Sends all that waits.
     fn send_all(&self) -> io::Result<()> {
         self.places.iter().try_for_each(|place| place.lock().send(&*self.inner))
+    }
+
+    /// Sends what nobody has added to since the last look; true where something waits still.
+    fn look(&self) -> io::Result<bool> {
+        let mut waits = false;
+        for place in &self.places {
+            let mut held = place.lock();
+            let additions = held.additions;
+            if held.looked.replace(additions) == Some(additions) {
+                held.send(&*self.inner)?;
+            }
+            waits |= !held.bytes.is_empty();
+        }
+        Ok(waits)
     }
 }
 
@@ -111,20 +130,27 @@ impl Held {
             self.segment = transmit.segment_size.unwrap_or(transmit.contents.len());
         }
         self.bytes.extend_from_slice(transmit.contents);
+        self.additions = self.additions.wrapping_add(1);
     }
 
     /// Sends what waits; keeps it where the socket would block.
     fn send(&mut self, socket: &dyn AsyncUdpSocket) -> io::Result<()> {
         let Some(way) = self.way else { return Ok(()) };
-        let sent = socket.try_send(&Transmit {
-            destination: way.destination,
-            ecn: way.ecn,
-            contents: &self.bytes,
-            segment_size: (self.bytes.len() > self.segment).then_some(self.segment),
-            src_ip: way.source,
-        });
-        if !sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-            self.bytes.clear();
+        // The kernel may have refused the offload since: then one by one.
+        let has_offload = socket.max_transmit_segments() > 1;
+        let length = if has_offload { self.bytes.len() } else { self.segment };
+        let (mut taken, mut sent) = (0, Ok(()));
+        for contents in self.bytes.chunks(length.max(1)) {
+            let segment_size = (contents.len() > self.segment).then_some(self.segment);
+            let Way { destination, ecn, source: src_ip } = way;
+            sent = socket.try_send(&Transmit { destination, ecn, contents, segment_size, src_ip });
+            if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                break;
+            }
+            taken += contents.len();
+        }
+        self.bytes.drain(..taken);
+        if self.bytes.is_empty() {
             self.way = None;
         }
         sent
@@ -149,24 +175,21 @@ fn is_full(transmit: &Transmit<'_>) -> bool {
 async fn send_rests(socket: Weak<Coalescing>, rest: Arc<Notify>) {
     loop {
         rest.notified().await;
-        let mut before = None;
         loop {
             let Some(this) = socket.upgrade() else { return };
-            let waiting = this.waiting();
-            if waiting == 0 {
-                break;
-            }
-            if before == Some(waiting) {
-                let Err(error) = this.send_all() else { break };
-                if error.kind() == io::ErrorKind::WouldBlock {
+            match this.look() {
+                Ok(false) => break,
+                Ok(true) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let mut poller = Arc::clone(&this.inner).create_io_poller();
                     drop(this);
                     // A socket that fails says so to quinn, too.
                     let _ = std::future::poll_fn(|context| poller.as_mut().poll_writable(context)).await;
+                    continue;
                 }
-                continue;
+                // What could not be sent is gone, as with any other call; quinn hears of it with the next.
+                Err(_) => {}
             }
-            before = Some(waiting);
             drop(this);
             yield_now().await;
         }
@@ -180,14 +203,12 @@ impl AsyncUdpSocket for Coalescing {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let segments_max = self.inner.max_transmit_segments();
-        let Some(place) = self.place(transmit.destination).filter(|_| segments_max > FULL_SEGMENTS) else {
-            return self.inner.try_send(transmit);
-        };
+        let Some(place) = self.place(transmit.destination) else { return self.inner.try_send(transmit) };
         let mut held = place.lock();
         if !held.takes(transmit, segments_max) {
             held.send(&*self.inner)?;
         }
-        let is_full = is_full(transmit);
+        let is_full = is_full(transmit) && segments_max > FULL_SEGMENTS;
         if held.bytes.is_empty() && !is_full {
             return self.inner.try_send(transmit);
         }

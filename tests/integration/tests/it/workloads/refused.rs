@@ -68,7 +68,7 @@ fn what_one_node_refuses_runs_on_another_and_has_failed_where_there_is_none() ->
         ensure!(kinds.last().is_some_and(|kind| kind == "degraded"), "{kinds:?}");
         Ok(kinds)
     })?;
-    ensure!(kinds == ["move", "degraded"], "{kinds:?}");
+    ensure!(kinds == ["placed", "degraded"], "{kinds:?}");
 
     // A hub that starts again knows who refused, and moves nothing back.
     hub.kill()?;

@@ -147,6 +147,32 @@ async fn what_nobody_adds_to_is_sent_after_a_turn() {
 }
 
 #[tokio::test]
+async fn one_that_sends_without_end_holds_nobody_else_up() {
+    let calls = Calls::new();
+    let socket = Coalescing::for_many(Arc::<Calls>::clone(&calls));
+    let place = |port| socket.place(to(port)).map(std::ptr::from_ref);
+    let other = (2..1000).find(|port| place(*port) != place(1)).unwrap();
+    send(&socket, to(1), 1, TEN).unwrap();
+    for _ in 0..20 {
+        send(&socket, to(other), 2, TEN).unwrap();
+        yield_now().await;
+    }
+    assert!(calls.calls.lock().iter().any(|(at, ..)| *at == to(1)), "{:?}", calls.lengths());
+}
+
+#[tokio::test]
+async fn what_is_held_when_the_kernel_refuses_the_offload_goes_one_by_one() {
+    let calls = Calls::new();
+    let socket = Coalescing::for_one(Arc::<Calls>::clone(&calls));
+    send(&socket, to(1), 1, TEN).unwrap();
+    calls.segments_max.store(1, Ordering::Relaxed);
+    send(&socket, to(1), 2, SEGMENT).unwrap();
+    assert_eq!(calls.lengths(), [SEGMENT; 11]);
+    assert!(calls.calls.lock().iter().all(|(_, _, segment)| segment.is_none()));
+    assert_eq!(calls.calls.lock()[10].1, vec![2; SEGMENT], "in their order");
+}
+
+#[tokio::test]
 async fn a_socket_that_would_block_loses_nothing() {
     let calls = Calls::new();
     let socket = Coalescing::for_one(Arc::<Calls>::clone(&calls));
