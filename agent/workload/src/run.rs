@@ -6,6 +6,9 @@ mod start;
 mod wait;
 
 use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
@@ -34,7 +37,7 @@ use crate::rpc::Rpc;
 use crate::storage::StorageWatch;
 use crate::sweep::Claims;
 use crate::users::{UserRun, Users};
-use crate::volumes::VolumeLease;
+use crate::volumes::{PREFIX, VolumeLease};
 use crate::{DescribeError, Described, Healths, HubPort, WorkloadConfig};
 
 /// Pause before a hub that could not be asked is asked again.
@@ -164,7 +167,7 @@ impl<'a> Run<'a> {
         let config = &workload.common.config;
         let folders = Folders::of(&config.state, &config.runtime, workload.seat, &spec.name);
         let mut life = Life::new(&spec);
-        if folders.data.exists() {
+        if keeps(&folders) {
             // By an earlier assignment, or an earlier agent.
             life.handle_started();
         }
@@ -231,5 +234,47 @@ impl<'a> Run<'a> {
                 }
             }
         }
+    }
+}
+
+/// Whether the data of a workload or a volume of its service has anything. A start that failed leaves them empty.
+fn keeps(folders: &Folders) -> bool {
+    let beside = folders.data.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+    let is_volume =
+        |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
+    let volumes = beside.filter(is_volume).map(|entry| entry.path());
+    // What cannot be read may keep something.
+    let has_any = |folder: PathBuf| match fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    };
+    std::iter::once(folders.data.clone()).chain(volumes).any(has_any)
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_common_types::ServiceKey;
+
+    use super::*;
+
+    #[test]
+    fn folders_of_a_start_that_failed_keep_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let seat = Seat::first(ServiceKey { blueprint: 7, service: 1 });
+        let folders = Folders::of(&place.path().join("state"), &place.path().join("runtime"), seat, "one");
+        assert!(!keeps(&folders));
+        folders.create(None).unwrap();
+        let volume = folders.volume("db");
+        fs::create_dir(&volume).unwrap();
+        fs::write(folders.data.with_file_name("other"), "x").unwrap();
+        assert!(!keeps(&folders));
+        for folder in [&folders.data, &volume] {
+            let file = folder.join("file");
+            fs::write(&file, "x").unwrap();
+            assert!(keeps(&folders), "{}", file.display());
+            fs::remove_file(file).unwrap();
+        }
+        fs::remove_dir(&folders.data).unwrap();
+        assert!(!keeps(&folders));
     }
 }

@@ -265,6 +265,7 @@ impl Workloads {
         let mut assigner = assigner.with_refusals(refusals).draining_for(rules.drain);
         assigner.set_replicas(replicas);
         assigner.spread(&registrar.snapshot());
+        assigner.forget_leavers();
         let stored = store.list_updates().await?;
         for stored in &stored {
             if let Some(next) = &stored.next {
@@ -320,6 +321,7 @@ impl Workloads {
             self.place(&snapshot).await;
             self.look_at_updates(&snapshot).await;
             self.look_at_leavers(&snapshot).await;
+            self.save_nodes().await;
             self.write_journal().await;
             let now = Timestamp::from(SystemTime::now());
             let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LEAST_WAIT, LOOK));

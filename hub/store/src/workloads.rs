@@ -33,6 +33,16 @@ impl WorkloadStore for SqliteStore {
         Box::pin(self.queue.call("place a workload", move |db| place(db, &placed)))
     }
 
+    fn keep_node(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        node: Option<AgentId>,
+    ) -> BoxFuture<'_, StoreResult<()>> {
+        let write = move |db: &Connection| keep_node(db, service, generation, node);
+        Box::pin(self.queue.call("save the node of a workload", write))
+    }
+
     fn list_updates(&self) -> BoxFuture<'_, StoreResult<Vec<StoredUpdate>>> {
         Box::pin(self.queue.call("list updates", updates::list))
     }
@@ -198,6 +208,15 @@ fn place(db: &Connection, placed: &Placed) -> DbResult<Option<WorkloadRecord>> {
     Ok(Some(record))
 }
 
+fn keep_node(db: &Connection, key: ServiceKey, generation: u64, node: Option<AgentId>) -> DbResult<()> {
+    let (blueprint, number) = service(key);
+    let generation = i64::try_from(generation).unwrap_or(i64::MAX);
+    let node = node.map(|node| *node.as_bytes());
+    let sql = "UPDATE workloads SET node = ?4 WHERE blueprint = ?1 AND service = ?2 AND generation = ?3";
+    db.execute(sql, params![blueprint, number, generation, node])?;
+    Ok(())
+}
+
 pub(crate) fn write(db: &Connection, record: &WorkloadRecord) -> DbResult<()> {
     let (blueprint, number) = service(record.service);
     let sql = "INSERT OR REPLACE INTO workloads \
@@ -230,4 +249,38 @@ fn remove(db: &Connection, key: ServiceKey, why: &str, now: Timestamp) -> DbResu
     db.execute("DELETE FROM workload_versions WHERE blueprint = ?1 AND service = ?2", of)?;
     audit::append(db, AuditEvent::new(AuditKind::WorkloadRemove, key, why), now)?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_node_of_a_replica_that_is_shown_is_kept_with_its_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).unwrap();
+        let change = WorkloadChange {
+            service: ServiceKey { blueprint: u64::MAX, service: 42 },
+            document: "{}".to_owned(),
+            nodes: BTreeSet::new(),
+            keystore: None,
+            replaces: None,
+            by: None,
+            summary: String::new(),
+            now: Timestamp::from_millis(1_800_000_000_000),
+        };
+        let first = store.set_workload(change.clone()).await.unwrap();
+        let node = Some(AgentId::from_bytes([2; 16]));
+        store.keep_node(first.service, first.generation - 1, node).await.unwrap();
+        assert_eq!(store.list_workloads().await.unwrap(), std::slice::from_ref(&first), "of an earlier one");
+        store.keep_node(first.service, first.generation, node).await.unwrap();
+        drop(store);
+        let store = SqliteStore::open(dir.path()).unwrap();
+        assert_eq!(store.list_workloads().await.unwrap(), [WorkloadRecord { node, ..first.clone() }]);
+        // The operator gives it anew: it stays there.
+        assert_eq!(store.set_workload(change).await.unwrap().node, node);
+        let record = store.list_workloads().await.unwrap().remove(0);
+        store.keep_node(first.service, record.generation, None).await.unwrap();
+        assert_eq!(store.list_workloads().await.unwrap()[0].node, None);
+    }
 }

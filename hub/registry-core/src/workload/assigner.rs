@@ -86,6 +86,8 @@ pub struct Assigner {
     /// Runs of services that have replicas, but for those that are in `records`.
     copies: BTreeMap<(ServiceKey, AgentId), Arc<WorkloadRecord>>,
     leavers: Leavers,
+    /// Services whose node the store does not have yet.
+    unsaved: BTreeSet<ServiceKey>,
     /// Nodes of workloads that cannot be reached, and since when.
     away: BTreeMap<AgentId, Timestamp>,
     /// Workloads that are to end.
@@ -113,6 +115,7 @@ impl Assigner {
             replicas: Replicas::new(),
             copies: BTreeMap::new(),
             leavers: Leavers::default(),
+            unsaved: BTreeSet::new(),
             away: BTreeMap::new(),
             ending: BTreeSet::new(),
             updating: BTreeSet::new(),
@@ -134,9 +137,10 @@ impl Assigner {
         self.refusals.forget(service);
     }
 
-    /// A workload is new or changed; one that was to end goes on.
+    /// A workload is new or changed, and the store has it so; one that was to end goes on.
     pub fn set(&mut self, record: WorkloadRecord) {
         self.ending.remove(&record.service);
+        self.unsaved.remove(&record.service);
         if self.records.get(&record.service).is_some_and(|it| it.version != record.version) {
             self.refusals.forget(record.service);
         }
@@ -181,6 +185,7 @@ impl Assigner {
         self.next.remove(&service);
         self.copies.retain(|(of, _), _| *of != service);
         self.leavers.runs.retain(|(of, _), _| *of != service);
+        self.unsaved.remove(&service);
         self.fail_overs.forget(service);
         self.refusals.forget(service);
         self.degraded.remove(&service);
@@ -204,7 +209,8 @@ impl Assigner {
 
     /// Has each node of a service's replicas run it where it fits; true where that changed something.
     ///
-    /// All runs have one generation: none is started anew because another one comes or goes.
+    /// All runs have one generation: none is started anew because another one comes or goes. What it changes the caller
+    /// stores, as [`Self::unsaved`] has it.
     pub fn spread(&mut self, snapshot: &RegistrySnapshot) -> bool {
         let before = self.replica_runs();
         let mut copies = BTreeMap::new();
@@ -228,6 +234,7 @@ impl Assigner {
             if record.node != shown {
                 let record = Arc::new(WorkloadRecord { node: shown, ..(**record).clone() });
                 self.records.insert(*service, record);
+                self.unsaved.insert(*service);
                 is_news = true;
             }
         }
@@ -238,6 +245,17 @@ impl Assigner {
             self.leavers.leave(before, &after);
         }
         is_news
+    }
+
+    /// What [`Self::spread`] put on a node that the store does not have yet; [`Self::saved`] says that it has.
+    #[must_use]
+    pub fn unsaved(&self) -> Vec<Arc<WorkloadRecord>> {
+        self.unsaved.iter().filter_map(|service| self.records.get(service).cloned()).collect()
+    }
+
+    /// The store has the node of a workload.
+    pub fn saved(&mut self, service: ServiceKey) {
+        self.unsaved.remove(&service);
     }
 
     /// Updates of these are under way, and no others: they do not leave their nodes for not getting well, since what the
@@ -301,6 +319,11 @@ impl Assigner {
         self.records.values().chain(self.next.values().flatten()).chain(self.copies.values())
     }
 
+    /// What nodes have to do, for runs that leave them, too.
+    fn load(&self) -> Load {
+        Load::of(self.runs().chain(self.leavers().map(|it| &it.record)))
+    }
+
     /// What is wanted and has no node yet.
     #[must_use]
     pub fn unplaced(&self) -> BTreeSet<ServiceKey> {
@@ -312,7 +335,7 @@ impl Assigner {
         self.looked = now;
         self.note_presence(snapshot, now);
         self.refusals.handle_look(snapshot, now);
-        let mut load = Load::of(self.runs().chain(self.leavers().map(|it| &it.record)));
+        let mut load = self.load();
         let (mut moves, mut degraded) = (Vec::new(), BTreeMap::new());
         for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
             let WorkloadRecord { service, generation, node: from, .. } = **record;
@@ -321,12 +344,20 @@ impl Assigner {
             }
             let mut except = self.refusals.except(service);
             let (to, kind, reason) = match self.reason_to_move(record, snapshot, now) {
-                Some(reason) => (best_node(record, snapshot, &load, &except), EventKind::Move, reason),
+                Some(reason) => {
+                    // A node that refused it is better than none.
+                    let to = best_node(record, snapshot, &load, &except)
+                        .or_else(|| best_node(record, snapshot, &load, &BTreeSet::new()));
+                    (to, EventKind::Move, reason)
+                }
                 None if self.updating.contains(&service) => continue,
                 None => match (self.refusals.of(record), self.fail_overs.judge(record, now)) {
                     (None, None) => continue,
                     (Some(refusal), _) => {
-                        let to = best_node(record, snapshot, &load, &except);
+                        // A node where it did not get well is better than none.
+                        let left = &except | &self.fail_overs.left(service, now);
+                        let to = best_node(record, snapshot, &load, &left)
+                            .or_else(|| best_node(record, snapshot, &load, &except));
                         if to.is_none() && refusal.is_final {
                             degraded.insert(service, self.refusals.nowhere(service, snapshot));
                         }

@@ -241,6 +241,13 @@ impl FailOvers {
         Some(Verdict::Move { except, reason: ask.reason.clone() })
     }
 
+    /// Nodes that it left within the hour.
+    #[must_use]
+    pub fn left(&self, service: ServiceKey, now: Timestamp) -> BTreeSet<AgentId> {
+        let past = self.past.get(&service).into_iter().flatten();
+        past.filter(|(at, _)| now.since(*at) < WINDOW).map(|(_, node)| *node).collect()
+    }
+
     /// When a node may be tried again for a workload that asks; later than `now`.
     #[must_use]
     pub fn poll_timeout(&self, now: Timestamp) -> Option<Timestamp> {

@@ -367,8 +367,11 @@ fn what_a_node_cannot_run_goes_to_each_other_node_once_an_hour_and_then_has_fail
     let why = assigner.degraded().values().next().unwrap();
     assert!(why.contains("and n1, n2 could not run it within the hour either"), "{why}");
     assert_eq!(assigner.poll_timeout(), Some(at(3601)));
-    // It is left for other reasons, too, and not to those.
-    assert!(assigner.moves(&without(nodes.clone(), &[3]), at(11)).is_empty());
+    // It is left for other reasons, too, to one of those where no other is left.
+    let moves = assigner.moves(&without(nodes.clone(), &[3]), at(11));
+    assert_eq!((targets(&moves), moves[0].kind), (vec![(1, node(1))], EventKind::Move));
+    let four = without(snapshot(&[true; 4]), &[3]);
+    assert_eq!(targets(&assigner.moves(&four, at(11))), [(1, node(4))]);
     // One that has something else by now is tried again; one that is tried where it is is no failure.
     nodes.agents.get_mut(&node(1)).unwrap().inventory = has(4000);
     assert_eq!(targets(&assigner.moves(&nodes, at(12))), [(1, node(1))]);
@@ -380,6 +383,19 @@ fn what_a_node_cannot_run_goes_to_each_other_node_once_an_hour_and_then_has_fail
     assert!(assigner.moves(&nodes, at(14)).is_empty(), "it is not refused by now");
     assigner.hear(&refuses(1, WorkloadState::Failed));
     assert_eq!(targets(&assigner.moves(&nodes, at(15))), [(1, node(2))]);
+}
+
+#[test]
+fn what_a_node_refuses_goes_back_to_one_that_it_left_only_where_no_other_is_there() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], FailOvers::default(), PATIENCE);
+    assigner.hear(&asks(1));
+    let moves = assigner.moves(&snapshot(&[true, true]), at(1));
+    assigner.moved(&moves[0], at(1));
+    assigner.set(record(1, &[], Some(2)));
+    assigner.hear(&refuses(1, WorkloadState::Failed));
+    assert_eq!(targets(&assigner.moves(&snapshot(&[true, true, true]), at(2))), [(1, node(3))]);
+    let back = assigner.moves(&snapshot(&[true, true]), at(2));
+    assert_eq!((targets(&back), back[0].kind), (vec![(1, node(1))], EventKind::Refused));
 }
 
 #[test]
@@ -531,4 +547,83 @@ fn replicas_that_leave_their_nodes_end_once_nothing_is_open_or_their_time_is_ove
     assigner.set_replicas(on(&[1]));
     assigner.spread(&nodes);
     assert_eq!((assigner.leavers().count(), assigner.assignments().len()), (0, 1));
+}
+
+#[test]
+fn replicas_that_leave_end_with_their_document_and_their_time_is_counted_anew_by_a_clock_that_was_set_back() {
+    let service = record(1, &[], None).service;
+    let nodes = snapshot(&[true, true]);
+    let gpu = |service| WorkloadRecord {
+        document: r#"{"limits": {"gpu_count": 1, "gpu_policy": "required"}}"#.to_owned(),
+        ..record(service, &[], Some(1))
+    };
+    let begun = || {
+        let mut assigner =
+            Assigner::new(vec![gpu(1)], FailOvers::default(), PATIENCE).draining_for(Duration::from_secs(10));
+        assigner.set_replicas(Replicas::from([(service, BTreeSet::from([node(1), node(2)]))]));
+        assigner.spread(&nodes);
+        assigner.set_replicas(Replicas::new());
+        assigner.spread(&nodes);
+        assert!(assigner.look_at_leavers(|_| 1, &nodes, at(1000)).is_empty());
+        assigner
+    };
+    // It needs its place as long as it is there: GPUs are not given twice.
+    let mut assigner = begun();
+    let mut held = nodes.clone();
+    for view in held.agents.values_mut() {
+        let memory_bytes = 64 << 30;
+        let has = Inventory { cpu_millis: 9000, memory_bytes, gpus: 1, slots: 2, ..Inventory::default() };
+        view.inventory = Some(Arc::new(has));
+    }
+    assigner.set(gpu(2));
+    let drained = BTreeSet::from([node(1)]);
+    let why = assigner.place_beside(&gpu(2), &drained, &held).unwrap_err();
+    assert!(why.contains("no node has room"), "{why}");
+    let why = assigner.place_beside_replicas(&gpu(2), &[node(2)], &drained, &held).unwrap_err();
+    assert!(why.contains("n2 has no room for both"), "{why}");
+    assigner.forget_leavers();
+    assert_eq!(assigner.place_beside(&gpu(2), &drained, &held), Ok((node(2), 1)));
+
+    // Another document, without a tier by then.
+    let mut assigner = begun();
+    assigner.set(WorkloadRecord { generation: 4, ..record(1, &[], Some(1)) });
+    assigner.spread(&nodes);
+    assert_eq!(assigner.look_at_leavers(|_| 1, &nodes, at(1001)).len(), 1);
+
+    let mut assigner = begun();
+    assert!(assigner.look_at_leavers(|_| 1, &nodes, at(100)).is_empty());
+    assert!(assigner.look_at_leavers(|_| 1, &nodes, at(109)).is_empty());
+    assert_eq!(assigner.look_at_leavers(|_| 1, &nodes, at(110)).len(), 1);
+}
+
+#[test]
+fn the_node_of_the_run_that_is_shown_is_to_be_stored_and_nothing_leaves_at_the_start_of_a_hub() {
+    let service = record(1, &[], None).service;
+    let nodes = snapshot(&[true, true, true]);
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], FailOvers::default(), PATIENCE);
+    assigner.set_replicas(Replicas::from([(service, BTreeSet::from([node(2), node(3)]))]));
+    assert!(assigner.spread(&nodes));
+    assert_eq!(assigner.leavers().count(), 1, "it ran elsewhere before");
+    assigner.forget_leavers();
+    assert_eq!((assigner.leavers().count(), assigner.assignments().len()), (0, 2));
+    let unsaved = |assigner: &Assigner| {
+        assigner.unsaved().iter().map(|it| (it.generation, it.node)).collect::<Vec<_>>()
+    };
+    assert_eq!(unsaved(&assigner), [(3, Some(node(2)))], "with the generation that it has");
+    assigner.spread(&nodes);
+    assert_eq!(unsaved(&assigner).len(), 1, "until the store has it");
+    assigner.saved(service);
+    assigner.spread(&nodes);
+    assert!(unsaved(&assigner).is_empty());
+    // What the store gives is there already, and what is gone is not asked for.
+    assigner.set(record(1, &[], None));
+    assigner.spread(&nodes);
+    assert_eq!(unsaved(&assigner).len(), 1);
+    assigner.set(record(1, &[], Some(3)));
+    assigner.spread(&nodes);
+    assert!(unsaved(&assigner).is_empty());
+    assigner.set(record(1, &[], None));
+    assigner.spread(&nodes);
+    assigner.remove(service);
+    assert!(unsaved(&assigner).is_empty());
 }

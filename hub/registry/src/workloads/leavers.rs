@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_registry_core::RegistrySnapshot;
 use blueprint_hub_registry_core::workload::{Leaver, WorkloadRecord};
-use tracing::info;
+use tracing::{error, info};
 
 use super::{Workloads, is_told_of};
 
@@ -31,6 +31,18 @@ impl Workloads {
             info!(target: "audit", service = %record.service, node, until, "a replica has drained and ends on its node");
         }
         self.publish().await;
+    }
+
+    /// Stores which of its replicas is shown in the place of a workload, so that it stays there once it has no others.
+    pub(super) async fn save_nodes(&mut self) {
+        for record in self.assigner.unsaved() {
+            let WorkloadRecord { service, generation, node, .. } = *record;
+            match self.store.keep_node(service, generation, node).await {
+                Ok(()) => self.assigner.saved(service),
+                // It is tried again in a second.
+                Err(error) => error!(%service, %error, "the node of a workload with replicas is not stored"),
+            }
+        }
     }
 
     /// Whether a service has replicas, or some of them still leave.

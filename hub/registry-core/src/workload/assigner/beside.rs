@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use blueprint_common_types::AgentId;
 use blueprint_common_types::workload::Seat;
 
-use super::room::{Load, is_here, limits_of, may_run, runs_two, together};
+use super::room::{is_here, limits_of, may_run, runs_two, together};
 use super::{Assigner, MAX_PER_NODE, WorkloadRecord};
 use crate::RegistrySnapshot;
 
@@ -32,7 +32,7 @@ impl Assigner {
             let name = &view.agent.name;
             return Err(format!("the agent of its node {name} is too old to tell two versions apart"));
         }
-        let load = Load::of(self.runs());
+        let load = self.load();
         let limits = limits_of(next);
         let both = together(&limits, &limits_of(serving));
         let next = WorkloadRecord { node: None, ..next.clone() };
@@ -77,7 +77,7 @@ impl Assigner {
     ) -> Result<(Vec<AgentId>, u8), String> {
         let serving = self.records.get(&next.service).ok_or_else(|| "there is no workload".to_owned())?;
         let slot = Seat::other_slot(serving.slot);
-        let load = Load::of(self.runs());
+        let load = self.load();
         let both = together(&limits_of(next), &limits_of(serving));
         let next = WorkloadRecord { node: None, ..next.clone() };
         let is_open =

@@ -78,13 +78,18 @@ impl Assigner {
         self
     }
 
+    /// Nothing leaves: at the start of a hub nothing is open at what ran before.
+    pub fn forget_leavers(&mut self) {
+        self.leavers.runs.clear();
+    }
+
     /// Runs that leave their nodes and still go on there.
     pub fn leavers(&self) -> impl Iterator<Item = &Leaver> {
         self.leavers.runs.values()
     }
 
     /// Ends those at which nothing is open any more or whose time is over, and gives them; `open` counts what is open at a run.
-    /// One whose node left, or whose workload is gone or to end, ends at once.
+    /// One whose node left, or whose workload is gone, to end or another one by now, ends at once.
     pub fn look_at_leavers(
         &mut self,
         open: impl Fn(&WorkloadRecord) -> u32,
@@ -94,10 +99,16 @@ impl Assigner {
         let drain = self.leavers.drain.max(LEAST);
         let (records, ending) = (&self.records, &self.ending);
         let over = self.leavers.runs.extract_if(.., |(service, node), leaver| {
+            // A time from the future is a clock that was set back since: counted from now on.
+            if leaver.since.is_some_and(|since| since > now) {
+                (leaver.since, leaver.until) = (None, None);
+            }
             let since = *leaver.since.get_or_insert(now);
             let until = *leaver.until.get_or_insert(since.plus(drain));
-            let is_wanted = records.contains_key(service) && !ending.contains(service);
-            let is_done = now.since(since) >= LEAST && (now >= until || open(&leaver.record) == 0);
+            let run = &leaver.record;
+            let is_same = |it: &Arc<WorkloadRecord>| (it.generation, it.slot) == (run.generation, run.slot);
+            let is_wanted = records.get(service).is_some_and(is_same) && !ending.contains(service);
+            let is_done = now.since(since) >= LEAST && (now >= until || open(run) == 0);
             is_done || !is_wanted || !snapshot.agents.contains_key(node)
         });
         over.map(|(_, leaver)| leaver).collect()
