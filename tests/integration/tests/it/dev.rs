@@ -209,11 +209,18 @@ fn a_machine_that_is_terminated_is_gone_and_the_next_start_orders_another() -> R
     let folder = scratch("dev")?;
     let state = folder.path().join("kept");
     let state = state.to_str().context("a path that is no text")?;
-    // What a version left that ran its machines beside the deployments.
-    std::fs::create_dir_all(folder.path().join("kept/machines/sim-1/state"))?;
+    // What a version left that ran its machines beside the deployments, and what is somebody else's.
+    let machines = folder.path().join("kept/machines");
+    std::fs::create_dir_all(machines.join("sim-1/state"))?;
+    for file in ["agent.toml", "user-data.json"] {
+        std::fs::write(machines.join("sim-1").join(file), "")?;
+    }
+    std::fs::create_dir(machines.join("sim-2"))?;
+    std::fs::write(machines.join("mine"), "mine")?;
 
     let first = Dev::start(temporary.path(), &["--state", state])?;
-    assert!(!folder.path().join("kept/machines").exists(), "the old machine is there");
+    assert!(!machines.join("sim-1").exists(), "the old machine is there");
+    assert!(machines.join("sim-2").is_dir() && machines.join("mine").is_file(), "no machine of ours");
     first.deployments(3)?;
     let machine = first.machine("sim-2")?;
     first.ask(&["terminate", "sim-2", "--yes"])?;
