@@ -103,7 +103,7 @@ enum State {
 /// - a process that was asked to end is killed after its grace;
 /// - one that runs and is unhealthy for as long as said goes up its [`Ladder`], as one does that ends by itself; once the
 ///   hub is asked for another node, what is unhealthy is left alone, and what ends is started again;
-/// - it is refused only by a node that cannot run it as it is, or could not for [`NODE_FAILURES`] times and never ran it, so
+/// - it is refused only by a node that cannot run it as it is, or could not five times in a row and never ran it, so
 ///   that nothing that it kept is left behind for what may pass.
 #[derive(Debug, Clone)]
 pub struct Life {
