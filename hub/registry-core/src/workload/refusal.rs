@@ -19,8 +19,8 @@ const MAX_NAMES: usize = 8;
 /// Refusals of the last hour, and what is refused now.
 ///
 /// Invariants:
-/// - a node that refused a workload does not get it again within [`WINDOW`], unless it has another inventory by then or the
-///   operator gives the workload anew;
+/// - a node that refused a workload does not get it again within [`WINDOW`], unless it has another inventory by then, the
+///   operator gives the workload anew, or the node that has it is gone and no other fits;
 /// - a node refuses its own workloads alone: what others say is not given to [`Self::hear`].
 #[derive(Debug, Clone, Default)]
 pub struct Refusals {

@@ -1,7 +1,6 @@
 //! Workloads as they are stored.
 
 use std::collections::BTreeSet;
-use std::future::ready;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
@@ -152,16 +151,13 @@ pub trait WorkloadStore: Send + Sync {
     fn place_workload(&self, placed: Placed) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>>;
 
     /// Writes that one of the replicas of a workload is shown in its place, with the same generation and no audit row: none moves.
-    /// Nothing where it has another generation by now. A store for workloads without replicas need not have it.
+    /// Nothing where it has another generation by now.
     fn keep_node(
         &self,
         service: ServiceKey,
         generation: u64,
         node: Option<AgentId>,
-    ) -> BoxFuture<'_, StoreResult<()>> {
-        let _ = (service, generation, node);
-        Box::pin(ready(Ok(())))
-    }
+    ) -> BoxFuture<'_, StoreResult<()>>;
 
     /// Every update that is under way.
     fn list_updates(&self) -> BoxFuture<'_, StoreResult<Vec<StoredUpdate>>>;

@@ -63,6 +63,18 @@ impl WorkloadStore for Kept {
     fn fail_overs(&self, _: Timestamp) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>> {
         async { Ok(Vec::new()) }.boxed()
     }
+    fn keep_node(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        node: Option<AgentId>,
+    ) -> BoxFuture<'_, StoreResult<()>> {
+        let mut records = self.records.lock();
+        if let Some(record) = records.get_mut(&service).filter(|record| record.generation == generation) {
+            record.node = node;
+        }
+        async { Ok(()) }.boxed()
+    }
     fn list_workloads(&self) -> BoxFuture<'_, StoreResult<Vec<WorkloadRecord>>> {
         async { Ok(self.records.lock().values().cloned().collect()) }.boxed()
     }
