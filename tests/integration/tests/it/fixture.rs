@@ -17,10 +17,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Longest wait for something that takes well under a second on an idle machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(45);
 
 /// Longest wait for one command or one request.
-pub(crate) const CALL: Duration = Duration::from_secs(10);
+pub(crate) const CALL: Duration = Duration::from_secs(30);
 
 /// Where the overlay ends, at the hub and at the machines: in the process, or in a network device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
