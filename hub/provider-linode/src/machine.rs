@@ -104,6 +104,9 @@ pub(crate) fn is_label(text: &str) -> bool {
         && !signs_in_a_row
 }
 
+/// What the API wants in a password and randomness may lack: a small letter, a capital one, a digit and a sign.
+const OF_EACH_KIND: &str = "-aA1";
+
 /// A password of 256 random bits, which nobody is told: the API wants one, and nobody signs in.
 ///
 /// # Errors
@@ -114,7 +117,7 @@ pub(crate) fn password() -> Result<Secret<String>, ProviderError> {
     fill_random(&mut bytes).map_err(|_| ProviderError::Busy {
         reason: "the system gave no randomness for a password".to_owned(),
     })?;
-    Ok(Secret::new(STANDARD_NO_PAD.encode(bytes)))
+    Ok(Secret::new(STANDARD_NO_PAD.encode(bytes) + OF_EACH_KIND))
 }
 
 #[cfg(test)]
@@ -165,5 +168,11 @@ mod tests {
         let (one, other) = (password().unwrap(), password().unwrap());
         assert!(one.expose() != other.expose() && (7..=128).contains(&one.expose().len()));
         assert!(!format!("{one:?}").contains(one.expose().as_str()));
+        // Of drawn letters alone one in 1,400 has no digit.
+        let kinds: [fn(char) -> bool; 3] =
+            [|c| c.is_ascii_lowercase(), |c| c.is_ascii_uppercase(), |c| c.is_ascii_digit()];
+        assert!(
+            kinds.iter().all(|kind| OF_EACH_KIND.chars().any(kind)) && one.expose().ends_with(OF_EACH_KIND)
+        );
     }
 }
