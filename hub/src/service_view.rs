@@ -61,13 +61,13 @@ impl ServiceView {
             });
         }
         let trust = self.trust.load();
-        if wants_certificates(&trust, key) {
+        if wants_certificates(&trust, key) && !forward.asks_for_certificates() {
             return Err(SettingsRefused {
                 message: format!(
-                    "forward {name}: service {key} lets in only who shows a certificate, and nobody shows one on a raw port"
+                    "forward {name}: service {key} lets in only who shows a certificate, and nobody shows one on a raw port without TLS"
                 ),
                 hint: format!(
-                    "leave the forward out, or let the profile not ask: `blueprint-hub service tls set {key}` without --require-client-cert"
+                    "give the forward \"tls\": true, or let the profile not ask: `blueprint-hub service tls set {key}` without --require-client-cert"
                 ),
             });
         }
@@ -121,8 +121,8 @@ impl ServiceView {
             _ if is_hidden => {
                 Some("the service is hidden; blueprint-hub service expose undoes it".to_owned())
             }
-            _ if wants => Some(
-                "the service lets in only who shows a certificate; service tls set without --require-client-cert opens it"
+            _ if wants && !forward.asks_for_certificates() => Some(
+                "the service lets in only who shows a certificate; \"tls\": true opens it, or service tls set without --require-client-cert"
                     .to_owned(),
             ),
             (Some(status), _) => status.problem.clone(),

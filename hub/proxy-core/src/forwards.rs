@@ -1,7 +1,8 @@
 //! Raw forwards: ports of the hub that lead to a service which does not speak HTTP.
 //!
-//! Nobody shows a credential there, so a forward names the networks it is for; one without any is refused, and so is
-//! a port outside the range that the operator of the hub gave.
+//! A forward names the networks it is for; one without any is refused, and so is a port outside the range that the
+//! operator of the hub gave. Nobody shows a credential there but a client certificate, where the hub ends TLS on the
+//! port: whose certificates count is what the TLS profile of the service says, as for requests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,12 +11,13 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use blueprint_common_types::ServiceKey;
+use blueprint_common_types::{ServiceKey, Timestamp};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::tls::ServiceTls;
-use crate::trust::Service;
+use crate::refusal::Refusal;
+use crate::tls::{Channel, ServiceTls};
+use crate::trust::{Service, Trust};
 
 /// Most forwards of one service.
 pub(crate) const MAX_FORWARDS: usize = 16;
@@ -68,6 +70,10 @@ pub struct Forward {
     pub listen_port: u16,
     /// Who may use it; everybody is `0.0.0.0/0` and `::/0`.
     pub sources: Vec<IpNetwork>,
+    /// The hub ends TLS on it, with the certificate of the service's TLS profile, and asks for those of clients where
+    /// that does. Default no: bytes pass as they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
 }
 
 /// What is wrong with a forward.
@@ -85,6 +91,9 @@ pub enum ForwardError {
     /// Port 0.
     #[error("listen_port is 0")]
     Port,
+    /// TLS for datagrams.
+    #[error("tls is for streams: protocol is tcp with it")]
+    TlsOfDatagrams,
     /// Another forward of the service has its name or its port.
     #[error("another forward of the service has its name, or its protocol and port")]
     Twice,
@@ -96,12 +105,21 @@ impl Forward {
         if !(1..=MAX_NAME).contains(&self.name.len()) || !self.name.bytes().all(is_plain) {
             return Err(ForwardError::Name);
         }
+        if self.tls && self.protocol == Transport::Udp {
+            return Err(ForwardError::TlsOfDatagrams);
+        }
         match self.sources.len() {
             0 => Err(ForwardError::NoSource),
             1..=MAX_SOURCES if self.listen_port == 0 => Err(ForwardError::Port),
             1..=MAX_SOURCES => Ok(()),
             _ => Err(ForwardError::TooManySources),
         }
+    }
+
+    /// Whether a service may have it whose callers must show a certificate.
+    #[must_use]
+    pub const fn asks_for_certificates(&self) -> bool {
+        self.tls
     }
 
     /// Whether who comes from `source` may use it.
@@ -163,11 +181,26 @@ impl ForwardPorts {
     }
 }
 
+/// Whether who has shown what `channel` holds may use a forward of `service` with TLS now.
+///
+/// # Errors
+///
+/// Those of requests on such a connection: no certificate, one that is revoked, expired, or of authorities that do not
+/// count any more.
+pub fn check_forward(
+    channel: &Channel,
+    service: ServiceKey,
+    trust: &Trust,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    channel.check(service, trust, now)
+}
+
 /// Every port to listen on, with the service that it leads to.
 ///
 /// Of two services that want one port the one with the smaller key has it, whichever came first, so that a restart
 /// changes nothing. What is outside of `ports` is left out, what leads to a hidden service, and what leads to one
-/// whose callers must show a certificate: nobody is asked for one on a raw port.
+/// whose callers must show a certificate where nobody is asked for one.
 #[must_use]
 pub fn plan_forwards(
     services: &BTreeMap<ServiceKey, Arc<Service>>,
@@ -175,11 +208,11 @@ pub fn plan_forwards(
     ports: &ForwardPorts,
 ) -> BTreeMap<(Transport, u16), (ServiceKey, Forward)> {
     let mut plan = BTreeMap::new();
-    let is_open = |key: &ServiceKey, service: &Service| {
-        !service.settings().hidden && !tls.get(key).is_some_and(|tls| tls.requires_client)
-    };
-    for (key, service) in services.iter().filter(|(key, service)| is_open(key, service)) {
-        for forward in service.settings().forwards.iter().filter(|it| ports.contains(it.listen_port)) {
+    for (key, service) in services.iter().filter(|(_, service)| !service.settings().hidden) {
+        let requires = tls.get(key).is_some_and(|tls| tls.requires_client);
+        let is_open =
+            |it: &&Forward| ports.contains(it.listen_port) && (it.asks_for_certificates() || !requires);
+        for forward in service.settings().forwards.iter().filter(is_open) {
             let place = (forward.protocol, forward.listen_port);
             plan.entry(place).or_insert_with(|| (*key, forward.clone()));
         }
@@ -194,7 +227,7 @@ mod tests {
 
     fn forward(name: &str, protocol: Transport, listen_port: u16) -> Forward {
         let sources = vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
-        Forward { name: name.to_owned(), protocol, listen_port, sources }
+        Forward { name: name.to_owned(), protocol, listen_port, sources, tls: false }
     }
 
     #[test]
@@ -231,6 +264,8 @@ mod tests {
         let many = Forward { sources: vec![network; 65], ..good.clone() };
         assert_eq!(check(&[many]), Err((0, ForwardError::TooManySources)));
         let udp = forward("udp", Transport::Udp, 20_000);
+        let with_tls = Forward { tls: true, ..udp.clone() };
+        assert_eq!(check(&[with_tls]), Err((0, ForwardError::TlsOfDatagrams)));
         assert_eq!(check(&[good.clone(), udp]), Ok(()));
         for twice in [forward("db", Transport::Udp, 20_001), forward("x", Transport::Tcp, 20_000)] {
             assert_eq!(check(&[good.clone(), twice]), Err((1, ForwardError::Twice)));
@@ -266,6 +301,12 @@ mod tests {
         let seen: Vec<_> = plan.iter().map(|((_, port), (key, _))| (*port, *key)).collect();
         assert_eq!(seen, [(20_000, two), (20_001, two)], "who wants certificates has none");
         assert_eq!(plan_forwards(&services, &tls(false), &ports).len(), 2);
+        let asking = Forward { tls: true, ..forward("c", Transport::Tcp, 20_000) };
+        let mut services = services;
+        services.insert(one, service(vec![asking, forward("d", Transport::Udp, 20_002)]));
+        let plan = plan_forwards(&services, &tls(true), &ports);
+        let seen: Vec<_> = plan.iter().map(|((_, port), (key, _))| (*port, *key)).collect();
+        assert_eq!(seen, [(20_000, one), (20_001, two)], "but where it can ask for them");
     }
 
     #[test]

@@ -51,7 +51,9 @@ pub use canonical::{
     CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, are_bounded,
 };
 pub use decide::{Admission, caller, decide};
-pub use forwards::{Forward, ForwardError, ForwardPorts, ParsePortsError, Transport, plan_forwards};
+pub use forwards::{
+    Forward, ForwardError, ForwardPorts, ParsePortsError, Transport, check_forward, plan_forwards,
+};
 pub use headers::{
     Field, is_field_text, is_grpc, is_websocket_answer, request_trailers, response_headers,
     response_trailers, upstream_fields, upstream_headers,

@@ -3,7 +3,8 @@
 //! One task looks twice a second at what the settings of all services ask for, and listens on that and nothing else.
 //!
 //! - Without a range of ports in the hub's configuration nothing is listened on.
-//! - Who is not in the networks of a forward opens nothing and is sent nothing.
+//! - Who is not in the networks of a forward opens nothing and is sent nothing. With TLS, who shows no certificate that
+//!   counts where one is asked for opens nothing either.
 //! - What a change of settings takes away ends within two seconds, also where it is open.
 //! - Connections and flows are bounded: in all, by forward and by source.
 
@@ -17,15 +18,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::accept::{AcceptLimits, NoPlace, Place, Places};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{AgentId, Health, ServiceKey};
+use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::upstream::UpstreamSettings;
-use blueprint_hub_proxy_core::{Forward, ForwardPorts, Transport, Trust, plan_forwards};
+use blueprint_hub_proxy_core::{Forward, ForwardPorts, Transport, Trust, check_forward, plan_forwards};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::sleep;
@@ -40,6 +42,7 @@ use crate::limits::{Limiter, Permit};
 use crate::metrics::ProxyMetrics;
 use crate::pressure::Pressure;
 use crate::server::ProxyConfig;
+use crate::tls::TlsHandle;
 use crate::upstreams::{AtTarget, Targets};
 
 use counters::{Counters, Refused};
@@ -93,7 +96,7 @@ pub struct ForwardStatus {
     pub service: ServiceKey,
     /// Name of the forward.
     pub name: String,
-    /// Why nothing listens there; `None` where something does.
+    /// Why nobody gets in there; `None` where nothing is in the way.
     pub problem: Option<String>,
     /// Connections or flows that are open.
     pub open: usize,
@@ -107,6 +110,9 @@ struct Shared {
     config: ForwardConfig,
     trust: Arc<ArcSwap<Trust>>,
     dialer: Arc<dyn Dial>,
+    /// What forwards with TLS shake hands by, and how long that may take.
+    tls: Option<TlsHandle>,
+    handshake_timeout: Duration,
     connect_timeout: Duration,
     pressure: Pressure,
     counters: Counters,
@@ -165,6 +171,8 @@ impl Forwards {
             config,
             trust,
             dialer,
+            tls: proxy.tls.clone(),
+            handshake_timeout: proxy.handshake_timeout,
             connect_timeout: proxy.connect_timeout,
             pressure: proxy.pressure.clone(),
             counters: Counters::register(metrics),
@@ -187,7 +195,7 @@ impl Forwards {
         let status = |standing: &Standing| ForwardStatus {
             service: standing.line.service,
             name: standing.line.forward.load().name.clone(),
-            problem: standing.problem.clone(),
+            problem: standing.problem.clone().or_else(|| standing.line.lacks().map(str::to_owned)),
             open: standing.line.open.load(Ordering::Relaxed),
         };
         lines.iter().map(|(place, standing)| (*place, status(standing))).collect()
@@ -219,7 +227,8 @@ impl Forwards {
                     return false;
                 };
                 let held = standing.line.forward.load();
-                let is_same = standing.line.service == service && held.name == forward.name;
+                let is_same = standing.line.service == service
+                    && (&held.name, held.tls) == (&forward.name, forward.tls);
                 if !is_same || standing.problem.is_some() {
                     standing.line.stop.cancel();
                     wanted.push((*place, service, forward, standing.problem.clone()));
@@ -293,6 +302,16 @@ struct Chosen {
 }
 
 impl Line {
+    /// What is in the way of TLS where the forward has it.
+    fn lacks(&self) -> Option<&'static str> {
+        match &self.shared.tls {
+            _ if !self.forward.load().tls => None,
+            None => Some("the hub has no TLS: set proxy.tls in hub.toml"),
+            Some(tls) if tls.serves(self.service) => None,
+            Some(_) => Some("the service has no TLS profile: blueprint-hub service tls set gives it one"),
+        }
+    }
+
     /// Lets a connection or flow in, or counts why not.
     fn admit(&self, places: &Places, source: IpAddr) -> Option<Seat> {
         let admitted = if !self.forward.load().admits(source) {
@@ -303,6 +322,17 @@ impl Line {
             self.seat(places, source)
         };
         admitted.map_err(|refused| self.refuse(refused, source)).ok()
+    }
+
+    /// Whether who has shown this may use the forward now.
+    fn check(&self, channel: &Channel) -> Result<(), ()> {
+        if !self.forward.load().tls {
+            return Ok(());
+        }
+        let trust = self.shared.trust.load();
+        check_forward(channel, self.service, &trust, SystemTime::now().into()).map_err(|refusal| {
+            debug!(service = %self.service, reason = refusal.code(), "certificate of a forward refused");
+        })
     }
 
     fn seat(&self, places: &Places, source: IpAddr) -> Result<Seat, Refused> {

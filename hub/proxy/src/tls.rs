@@ -11,6 +11,8 @@
 //!             -> the first certificate
 //! ```
 //!
+//! A raw forward with TLS knows its service by its port, and goes by the profile of that alone.
+//!
 //! What a handshake showed goes with every request as a `Channel`; the core judges it there.
 
 mod files;
@@ -28,4 +30,4 @@ pub use material::{Material, MaterialError, read_authorities};
 pub use neighbour::Neighbour;
 pub use table::{ClientAuthorities, ServiceHandshake, TlsError};
 
-pub(crate) use handshake::{Accepted, accept};
+pub(crate) use handshake::{Accepted, accept, accept_for};

@@ -117,15 +117,16 @@ impl Profiles {
         Ok(())
     }
 
-    /// A raw port asks nobody for a certificate, so a service that wants them has none. Where both come at one
-    /// time the port stays closed.
+    /// A raw port without TLS asks nobody for a certificate, so a service that wants them has none. Where both come at
+    /// one time the port stays closed.
     fn check_forwards(&self, service: ServiceKey, profile: &NewProfile) -> Done<()> {
         if !(profile.tls_enabled && profile.require_client_mtls) {
             return Ok(());
         }
         let trust = self.trust.load();
         let known = trust.services.get(&service);
-        match known.and_then(|known| known.settings().forwards.first()) {
+        let mut forwards = known.into_iter().flat_map(|known| &known.settings().forwards);
+        match forwards.find(|forward| !forward.asks_for_certificates()) {
             Some(forward) => Err(TlsAdminError::HasForward { service, forward: forward.name.clone() }),
             None => Ok(()),
         }

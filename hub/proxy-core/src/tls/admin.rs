@@ -68,9 +68,9 @@ pub enum TlsAdminError {
     /// The hub has no address with TLS.
     #[error("this hub has no address with TLS")]
     NoListener,
-    /// The service has a raw forward, where nobody could be asked for a certificate.
+    /// The service has a raw forward without TLS, where nobody could be asked for a certificate.
     #[error(
-        "service {service} has the raw forward {forward}, where nobody shows a certificate: take it out of the service's settings first, or do not require certificates"
+        "service {service} has the raw forward {forward}, where nobody shows a certificate: take it out of the service's settings first or give it \"tls\": true, or do not require certificates"
     )]
     HasForward {
         /// The service.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blueprint_hub_proxy_core::Transport;
+use blueprint_hub_proxy_core::tls::{Channel, ClientCertificate};
 use blueprint_hub_proxy_core::usage::Used;
 use tokio::time::Instant;
 use tracing::info;
@@ -29,6 +30,8 @@ pub(super) struct Account {
     id: RequestId,
     source: IpAddr,
     target: SocketAddr,
+    /// Public name of the certificate that its client has shown.
+    certificate: Option<String>,
     begun: Instant,
     settled: Settled,
     ended: End,
@@ -50,7 +53,26 @@ impl Account {
         let settled = Settled { at: begun, is_counted: false, up: 0, down: 0 };
         let (line, id) = (Arc::clone(line), line.shared.ids.fresh());
         let (up, down) = (Arc::default(), Arc::default());
-        Self { up, down, line, transport, id, source, target, begun, settled, ended: End::Stopped }
+        let certificate = None;
+        Self {
+            up,
+            down,
+            line,
+            transport,
+            id,
+            source,
+            target,
+            certificate,
+            begun,
+            settled,
+            ended: End::Stopped,
+        }
+    }
+
+    /// Its client has shown this.
+    pub(super) fn of_client(mut self, channel: &Channel) -> Self {
+        self.certificate = channel.client().map(ClientCertificate::id);
+        self
     }
 
     /// Adds to the sums what is not in them yet, where the last time is long enough ago.
@@ -72,7 +94,7 @@ impl Account {
             bytes_out: down.saturating_sub(before.down),
             open: self.settled.at.saturating_duration_since(before.at),
         };
-        self.line.shared.ledger.add(self.line.service, None, &used);
+        self.line.shared.ledger.add(self.line.service, self.certificate.as_deref(), &used);
         (up, down)
     }
 
@@ -94,6 +116,7 @@ impl Account {
             forward = self.line.forward.load().name,
             service = %self.line.service,
             target_address = %self.target,
+            identity = self.certificate,
             ended = end.label(),
             bytes_in = passed.up,
             bytes_out = passed.down,
@@ -111,7 +134,7 @@ impl Drop for Account {
         let passed = Passed { up, down, took: self.begun.elapsed() };
         line.shared.counters.end(self.transport, &passed, end);
         match end {
-            End::Removed | End::Source => {
+            End::Removed | End::Source | End::Certificate => {
                 line.audit(CUT, self.transport, self.source);
                 info!(
                     target: "audit", service = %line.service, request_id = self.id.as_str(),

@@ -22,6 +22,10 @@ pub(super) enum Refused {
     FullInForward,
     /// Too many are open from there.
     FullFromSource,
+    /// The TLS handshake failed or took too long, also for want of a certificate.
+    Handshake,
+    /// Its certificate does not count, or not any more.
+    Certificate,
     /// The service has as many connections and flows open as its settings allow requests, or gets them too fast.
     Limit,
     /// The hub is short of memory.
@@ -42,11 +46,13 @@ impl From<NoPlace> for Refused {
 }
 
 impl Refused {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Source,
         Self::Full,
         Self::FullInForward,
         Self::FullFromSource,
+        Self::Handshake,
+        Self::Certificate,
         Self::Limit,
         Self::Overloaded,
         Self::NoTarget,
@@ -59,6 +65,8 @@ impl Refused {
             Self::Full => "full",
             Self::FullInForward => "full_in_forward",
             Self::FullFromSource => "full_from_source",
+            Self::Handshake => "tls_failed",
+            Self::Certificate => "certificate",
             Self::Limit => "limit_reached",
             Self::Overloaded => "overloaded",
             Self::NoTarget => "no_healthy_target",
@@ -70,8 +78,10 @@ impl Refused {
     pub(super) const fn rule(self) -> Option<&'static str> {
         match self {
             Self::Source => Some("forward_source"),
+            Self::Certificate => Some("forward_certificate"),
             Self::Limit => Some("forward_limit"),
-            Self::Full
+            Self::Handshake
+            | Self::Full
             | Self::FullInForward
             | Self::FullFromSource
             | Self::Overloaded
@@ -92,6 +102,8 @@ pub(super) enum End {
     Removed,
     /// The forward is not for that network any more.
     Source,
+    /// The certificate of the client does not count any more.
+    Certificate,
     /// Nothing passed for a long time.
     Idle,
     /// The target is not one to send to any more.
@@ -101,8 +113,16 @@ pub(super) enum End {
 }
 
 impl End {
-    const ALL: [Self; 7] =
-        [Self::Closed, Self::Broken, Self::Removed, Self::Source, Self::Idle, Self::Target, Self::Stopped];
+    const ALL: [Self; 8] = [
+        Self::Closed,
+        Self::Broken,
+        Self::Removed,
+        Self::Source,
+        Self::Certificate,
+        Self::Idle,
+        Self::Target,
+        Self::Stopped,
+    ];
 
     pub(super) const fn label(self) -> &'static str {
         match self {
@@ -110,6 +130,7 @@ impl End {
             Self::Broken => "broken",
             Self::Removed => "forward_removed",
             Self::Source => "source_removed",
+            Self::Certificate => "certificate",
             Self::Idle => "idle",
             Self::Target => "target_gone",
             Self::Stopped => "stopped",

@@ -11,6 +11,7 @@ use std::time::Duration;
 use blueprint_common_runtime::accept::ACCEPT_PAUSE;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::Transport;
+use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::upstream::Outcome;
 use tokio::io::{AsyncRead, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +23,7 @@ use super::counters::{End, Refused};
 use super::{Chosen, Line, MAX_TRIES, Seat, WATCH_EVERY};
 use crate::delegate::delegate_write;
 use crate::dial::Io;
+use crate::tls::accept_for;
 
 /// Bytes under way in each direction of one connection.
 const BUFFER: usize = 16 * 1024;
@@ -53,19 +55,40 @@ pub(super) async fn listen(line: Arc<Line>, listener: TcpListener, spawner: Spaw
     }
 }
 
-/// Connects to a target and passes bytes both ways until both ends are done or the connection has to end.
+/// A client that may come in: its bytes, and what its handshake has shown.
+type Met = (Box<dyn Io>, Channel);
+
+/// Shakes hands with a client where the forward has TLS, and judges what it has shown.
+async fn meet(line: &Line, client: TcpStream) -> Result<Met, Refused> {
+    if !line.forward.load().tls {
+        return Ok((Box::new(client), Channel::default()));
+    }
+    let Some(tls) = &line.shared.tls else { return Err(Refused::Handshake) };
+    let shaken = timeout(line.shared.handshake_timeout, accept_for(client, tls, line.service)).await;
+    let (client, channel) = shaken.map_err(|_| Refused::Handshake)?.map_err(|error| {
+        debug!(service = %line.service, %error, "handshake of a forward failed");
+        Refused::Handshake
+    })?;
+    line.check(&channel).map_err(|()| Refused::Certificate)?;
+    Ok((client, channel))
+}
+
+/// Lets a client in, connects to a target and passes bytes both ways until both ends are done or the connection has to end.
 async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, seat: Seat) {
-    let dialed = line.stop.run_until_cancelled(dial(&line)).await;
-    let (service, chosen) = match dialed {
-        Some(Ok(dialed)) => dialed,
-        Some(Err(refused)) => return line.refuse(refused, source),
-        None => return,
-    };
     if let Err(error) = client.set_nodelay(true) {
         return debug!(%error, "client of a forward is gone already");
     }
+    let begin = async {
+        let met = meet(&line, client).await?;
+        Ok((met, dial(&line).await?))
+    };
+    let ((client, channel), (service, chosen)) = match line.stop.run_until_cancelled(begin).await {
+        Some(Ok(begun)) => begun,
+        Some(Err(refused)) => return line.refuse(refused, source),
+        None => return,
+    };
     let (address, agent) = (chosen.address, chosen.agent);
-    let mut account = Account::begin(&line, Transport::Tcp, source, address);
+    let mut account = Account::begin(&line, Transport::Tcp, source, address).of_client(&channel);
     debug!(service = %line.service, %source, %agent, target = %address, "forward connected");
     let mut client = Metered { inner: client, read: Arc::clone(&account.up) };
     let mut service = Metered { inner: service, read: Arc::clone(&account.down) };
@@ -77,7 +100,7 @@ async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, seat: Seat) {
                 End::Broken
             }
         },
-        end = must_end(&line, source, &mut account) => end,
+        end = must_end(&line, (source, &channel), &mut account) => end,
     };
     drop((client, service, chosen.at));
     account.end(end);
@@ -107,7 +130,7 @@ async fn dial(line: &Line) -> Result<(Box<dyn Io>, Chosen), Refused> {
 }
 
 /// Resolves once a connection that its ends keep open has to end.
-async fn must_end(line: &Line, source: IpAddr, account: &mut Account) -> End {
+async fn must_end(line: &Line, (source, channel): (IpAddr, &Channel), account: &mut Account) -> End {
     let passed = [Arc::clone(&account.up), Arc::clone(&account.down)];
     let total = || passed.iter().map(|count| count.load(Ordering::Relaxed)).fold(0u64, u64::wrapping_add);
     let (mut seen, mut since) = (total(), Instant::now());
@@ -117,6 +140,9 @@ async fn must_end(line: &Line, source: IpAddr, account: &mut Account) -> End {
         }
         if !line.forward.load().admits(source) {
             return End::Source;
+        }
+        if line.check(channel).is_err() {
+            return End::Certificate;
         }
         account.settle_now_and_then();
         let now = total();

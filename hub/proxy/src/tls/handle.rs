@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_types::ServiceKey;
 use parking_lot::Mutex;
 use rustls::crypto::ring::Ticketer;
 use rustls::server::ProducesTickets;
@@ -61,6 +62,11 @@ impl TlsHandle {
     /// Replaces what meets clients where there is no other certificate for their host name.
     pub fn set_fallback(&self, fallback: Material) {
         self.change(|parts| parts.fallback = Some(fallback));
+    }
+
+    /// Whether the service has a TLS profile that handshakes can go by.
+    pub(crate) fn serves(&self, service: ServiceKey) -> bool {
+        self.table().of_service(service).is_some()
     }
 
     /// Whether a certificate of files or ACME is for exactly this host name.

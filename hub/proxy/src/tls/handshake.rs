@@ -3,15 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
+use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy_core::tls::{Bound, Channel, ClientCertificate};
+use rustls::ServerConnection;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsAcceptor};
 
 use super::handle::TlsHandle;
 use super::neighbour::Neighbour;
-use super::table::Choice;
+use super::table::{Choice, Served};
 use crate::pressure::Pressure;
 
 /// How a handshake ended well.
@@ -55,25 +57,8 @@ where
     match choice {
         Choice::Serve(served) => {
             let stream = start.into_stream(Arc::clone(&served.config)).await?;
-            let connection = stream.get_ref().1;
-            handle.metrics().count_handshake(connection.protocol_version(), connection.handshake_kind());
-            let shown = connection.peer_certificates().and_then(<[_]>::first);
-            let bound = match served.bound {
-                None => None,
-                Some((service, authorities)) => {
-                    let client = match shown {
-                        None => None,
-                        Some(shown) => Some(ClientCertificate::of_verified(shown).ok_or_else(|| {
-                            io::Error::new(
-                                io::ErrorKind::InvalidData,
-                                "the client certificate cannot be read",
-                            )
-                        })?),
-                    };
-                    Some(Bound { service, authorities, client })
-                }
-            };
-            Ok(Accepted::Client(Box::new(stream), Channel::tls(bound)))
+            let channel = shown(stream.get_ref().1, &served, handle)?;
+            Ok(Accepted::Client(Box::new(stream), channel))
         }
         Choice::Challenge(config) => {
             let mut stream = start.into_stream(config).await?;
@@ -82,4 +67,41 @@ where
         }
         Choice::Refuse => Err(io::Error::new(io::ErrorKind::NotFound, "no certificate for this host name")),
     }
+}
+
+/// Shakes hands for a raw forward of this service, by its TLS profile as it is now; no protocol is agreed on.
+///
+/// # Errors
+///
+/// Those of the network and of TLS; not found where the service has no profile.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the connection.
+pub(crate) async fn accept_for<I>(
+    io: I,
+    handle: &TlsHandle,
+    service: ServiceKey,
+) -> io::Result<(Box<TlsStream<I>>, Channel)>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let served = handle.table().of_service(service);
+    let served =
+        served.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the service has no TLS profile"))?;
+    let stream = TlsAcceptor::from(Arc::clone(&served.config)).accept(io).await?;
+    let channel = shown(stream.get_ref().1, &served, handle)?;
+    Ok((Box::new(stream), channel))
+}
+
+/// What a handshake has shown, counted.
+fn shown(connection: &ServerConnection, served: &Served, handle: &TlsHandle) -> io::Result<Channel> {
+    handle.metrics().count_handshake(connection.protocol_version(), connection.handshake_kind());
+    let Some((service, authorities)) = served.bound else { return Ok(Channel::tls(None)) };
+    let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "the client certificate cannot be read");
+    let client = match connection.peer_certificates().and_then(<[_]>::first) {
+        None => None,
+        Some(shown) => Some(ClientCertificate::of_verified(shown).ok_or_else(unreadable)?),
+    };
+    Ok(Channel::tls(Some(Bound { service, authorities, client })))
 }

@@ -108,10 +108,20 @@ pub(crate) struct Served {
     pub(crate) bound: Option<(ServiceKey, [u8; 32])>,
 }
 
+impl Served {
+    fn without_protocols(&self) -> Self {
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = Vec::new();
+        Self { config: Arc::new(config), key: Arc::clone(&self.key), bound: self.bound }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct TlsTable {
     names: NameTable<Choice>,
+    /// For raw forwards, which know the service by their port: no protocol is agreed on there.
+    services: BTreeMap<ServiceKey, Arc<Served>>,
     challenges: BTreeMap<String, Arc<ServerConfig>>,
     default: Option<Choice>,
 }
@@ -122,6 +132,9 @@ impl TlsTable {
         let mut table = Self::default();
         for service in &parts.services {
             let choice = serve_service(service, tickets);
+            if let Choice::Serve(served) = &choice {
+                table.services.insert(service.service, Arc::new(served.without_protocols()));
+            }
             for name in &service.names {
                 table.names.insert(name, choice.clone());
             }
@@ -146,6 +159,11 @@ impl TlsTable {
             }
         }
         table
+    }
+
+    /// What a raw forward of this service goes by; `None` where it has no TLS profile that can be used.
+    pub(crate) fn of_service(&self, service: ServiceKey) -> Option<Arc<Served>> {
+        self.services.get(&service).cloned()
     }
 
     /// What is to be done for a client that asks for this host name and speaks these protocols.

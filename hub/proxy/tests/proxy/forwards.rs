@@ -27,7 +27,7 @@ fn config(limits: AcceptLimits) -> ForwardConfig {
     ForwardConfig { limits, ..ForwardConfig::new(Ipv4Addr::LOCALHOST.into(), ports) }
 }
 
-fn usual() -> ForwardConfig {
+pub(crate) fn usual() -> ForwardConfig {
     ForwardConfig::new(Ipv4Addr::LOCALHOST.into(), "1024-65535".parse().unwrap())
 }
 
@@ -36,7 +36,7 @@ async fn rig() -> Rig {
 }
 
 /// A port that was free for both protocols.
-async fn free_port() -> u16 {
+pub(crate) async fn free_port() -> u16 {
     loop {
         let port = closed_port().await.port();
         if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
@@ -45,16 +45,16 @@ async fn free_port() -> u16 {
     }
 }
 
-fn forward(protocol: Transport, listen_port: u16, sources: &[&str]) -> Forward {
+pub(crate) fn forward(protocol: Transport, listen_port: u16, sources: &[&str]) -> Forward {
     let sources = sources.iter().map(|source| source.parse().unwrap()).collect();
-    Forward { name: "raw".to_owned(), protocol, listen_port, sources }
+    Forward { name: "raw".to_owned(), protocol, listen_port, sources, tls: false }
 }
 
 fn settle(rig: &Rig, forwards: Vec<Forward>) {
     rig.settle(ServiceSettings { forwards, ..ServiceSettings::default() });
 }
 
-async fn connect(port: u16) -> TcpStream {
+pub(crate) async fn connect(port: u16) -> TcpStream {
     let open = async {
         loop {
             match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
@@ -68,7 +68,7 @@ async fn connect(port: u16) -> TcpStream {
 
 /// A service that says hello first, as PostgreSQL's clients expect of none but many others do, and then echoes until
 /// its client is done; then it says goodbye.
-fn talker(rig: &Rig) -> SocketAddr {
+pub(crate) fn talker(rig: &Rig) -> SocketAddr {
     rig.raw_service(|mut stream| async move {
         stream.write_all(b"hello ").await.unwrap();
         let mut got = Vec::new();

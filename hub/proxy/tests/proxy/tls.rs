@@ -35,6 +35,8 @@ use tokio_rustls::{StartHandshake, TlsConnector};
 
 use crate::rig::{LONG, Rig, SERVICE, empty, mirror};
 
+mod forwards;
+
 const OTHER: ServiceKey = ServiceKey { blueprint: 7, service: 43 };
 const HOST: &str = "s42.b7.bp.example";
 const OTHER_HOST: &str = "s43.b7.bp.example";

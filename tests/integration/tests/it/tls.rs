@@ -46,8 +46,12 @@ impl World {
 
     /// A request by TLS for a host name; `arguments` are those of `curl`.
     fn curl(&self, host: &str, arguments: &[&str]) -> Result<Got> {
-        let resolve = format!("{host}:{}:127.0.0.1", self.port);
-        let url = format!("https://{host}:{}/", self.port);
+        self.curl_at(self.port, host, arguments)
+    }
+
+    fn curl_at(&self, port: u16, host: &str, arguments: &[&str]) -> Result<Got> {
+        let resolve = format!("{host}:{port}:127.0.0.1");
+        let url = format!("https://{host}:{port}/");
         let mut all =
             vec!["--silent", "--max-time", "5", "--resolve", &resolve, "--write-out", "\n%{http_code}"];
         all.extend(arguments);
@@ -231,6 +235,60 @@ fn the_command_line_sets_up_two_services_whose_clients_stay_apart() -> Result<()
     hub.json(&["service", "tls", "rm", "7/42"])?;
     ensure!(hub.get("42", &token, "/")?.status == 200, "as before there was a profile");
     Ok(())
+}
+
+#[test]
+fn a_certificate_opens_a_raw_forward_with_tls_until_it_is_revoked() -> Result<()> {
+    if !require(&[Need::Program("curl")]) {
+        return Ok(());
+    }
+    let port = free_port()?;
+    let ports = format!("proxy.forward_ports={port}-{port}");
+    let world = World::start(&["proxy.tls=hub", &ports, "proxy.forward_listen=127.0.0.1"])?;
+    let _spoke = Spoke::start(&world.hub, None, "raw", "7/42")?;
+    let hub = &world.hub;
+    let forward = |tls| {
+        json!({ "forwards": [{ "name": "raw", "protocol": "tcp", "listen_port": port,
+            "sources": ["127.0.0.0/8"], "tls": tls }] })
+    };
+    let settle = |settings: &Value| {
+        hub.command(&["service", "settings", "7/42", "--file", "-"])?.stdin(&settings.to_string()).run(CALL)
+    };
+    let status = |problem: &str| {
+        eventually_ok(SOON, "the state of the forward", || {
+            let shown = hub.json(&["service", "settings", "7/42"])?;
+            let [row] = rows(&shown, "/status/forwards")? else { anyhow::bail!("{shown}") };
+            let found = row.pointer("/problem").and_then(Value::as_str).unwrap_or_default();
+            ensure!(found.is_empty() == problem.is_empty() && found.contains(problem), "{row}");
+            Ok(())
+        })
+    };
+    ensure!(settle(&forward(true))?.code == Some(0), "a forward with TLS");
+    status("no TLS profile")?;
+    hub.json(&["service", "tls", "set", "7/42", "--require-client-cert"])?;
+    status("")?;
+    let bare = settle(&forward(false))?;
+    ensure!(bare.code == Some(2) && bare.stderr.contains("\"tls\": true"), "{}", bare.stderr);
+
+    let prefix = world.files.path().join("acme").display().to_string();
+    let issued = hub.json(&["service", "cert", "issue", "7/42", "acme", "--out", &prefix])?;
+    let file = |ending: &str| format!("{prefix}.{ending}");
+    let client = Client { ca: file("ca.crt"), certificate: file("crt"), key: file("key") };
+    // The bytes behind it are HTTP here, and could be anything.
+    let at = |arguments: &[&str]| world.curl_at(port, HOST, arguments);
+    let shown = ["--cacert", &client.ca, "--cert", &client.certificate, "--key", &client.key];
+    eventually_ok(SOON, "an answer of the service", || {
+        let (status, body) = at(&shown)?;
+        ensure!(status == 200, "{status} {body}");
+        Ok(())
+    })?;
+    ensure!(at(&["--cacert", &client.ca])?.0 == 0, "without a certificate");
+    hub.json(&["service", "cert", "revoke", "7/42", text(&issued, "/serial")?])?;
+    eventually_ok(Duration::from_secs(2), "the end of the certificate", || {
+        let (status, body) = at(&shown)?;
+        ensure!(status == 0, "{status} {body}");
+        Ok(())
+    })
 }
 
 #[test]
