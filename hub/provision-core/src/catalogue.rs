@@ -181,6 +181,9 @@ impl Catalogue {
     /// The same with `newer` rows put in; what they do not name stays.
     #[must_use]
     pub fn with(&self, newer: Vec<Offer>) -> Self {
+        if newer.is_empty() {
+            return self.clone();
+        }
         let mut offers = self.offers.clone();
         offers.extend(newer);
         Self::new(offers)
@@ -211,6 +214,9 @@ impl Catalogue {
     /// other rows of the provider are dropped there. A list that is older than a row of its provider is left out.
     #[must_use]
     pub fn with_lists(&self, lists: &[PriceList]) -> Self {
+        if lists.is_empty() {
+            return self.clone();
+        }
         let mut offers = self.offers.clone();
         for list in lists {
             let day = Day::from(list.asked_at);

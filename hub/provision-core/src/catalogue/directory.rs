@@ -1,7 +1,7 @@
 //! The offers of a catalogue as placement goes through them: what holds for a whole provider, region or plan is found once,
 //! when the catalogue is made, and not with every question.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -73,17 +73,18 @@ impl Directory {
     /// Adds the offers of one provider, the first of which stands at `start`.
     fn add(&mut self, start: usize, offers: &[Offer]) {
         let Some(name) = offers.first().map(|offer| &offer.provider) else { return };
-        let mut numbers: BTreeMap<&Arc<str>, usize> = offers.iter().map(|offer| (&offer.region, 0)).collect();
         let before = self.regions.len();
-        for (number, (region, at)) in (before..).zip(&mut numbers) {
-            *at = number;
-            let row = row_of(name, region);
-            self.regions.push(Region { provider: Arc::clone(name), name: Arc::clone(region), row });
-        }
-        self.region_at.extend(offers.iter().filter_map(|offer| numbers.get(&offer.region)));
+        let mut names = Names::of(offers.iter().map(|offer| &offer.region));
+        let found = offers.iter().filter_map(|offer| names.find(&offer.region));
+        self.region_at.extend(found.map(|at| before.saturating_add(at)));
+        self.regions.extend(names.sorted.into_iter().map(|region| Region {
+            provider: Arc::clone(name),
+            name: Arc::clone(region),
+            row: row_of(name, region),
+        }));
 
         let (mut kinds, mut at) = (Vec::new(), start);
-        for same in offers.chunk_by(|a, b| is_one_kind(a, b)) {
+        for same in offers.chunk_by(is_one_kind) {
             let next = at.saturating_add(same.len());
             let share = same.first().map_or(CpuShare::Shared, Offer::cpu_share);
             kinds.push(Kind { offers: at..next, share });
@@ -106,6 +107,28 @@ impl Directory {
     /// The region of the offer that stands at `offer`, by its place among all.
     pub(crate) fn region_at(&self, offer: usize) -> Option<usize> {
         self.region_at.get(offer).copied()
+    }
+}
+
+/// Names, sorted. Who asks for one after the other in their order, as regions of plans stand, has each by one comparison.
+struct Names<'a> {
+    sorted: Vec<&'a Arc<str>>,
+    /// Behind the one that was asked for last.
+    next: usize,
+}
+
+impl<'a> Names<'a> {
+    /// Each of `names` once.
+    fn of(names: impl Iterator<Item = &'a Arc<str>>) -> Self {
+        Self { sorted: names.collect::<BTreeSet<_>>().into_iter().collect(), next: 0 }
+    }
+
+    /// The place of a name.
+    fn find(&mut self, name: &Arc<str>) -> Option<usize> {
+        let is_next = self.sorted.get(self.next).is_some_and(|next| *next == name);
+        let at = if is_next { self.next } else { self.sorted.binary_search(&name).ok()? };
+        self.next = at.saturating_add(1);
+        Some(at)
     }
 }
 
