@@ -76,6 +76,7 @@ pub(crate) fn placement() -> Result<Vec<Figure>> {
         Figure::of("orders.placement", "ms", Spread::of(took.iter().copied().map(millis)))
             .at_most(PLACEMENT_MS),
         Figure::once("orders.placement_p99", "ms", millis(percentile(&took, 99))).at_most(PLACEMENT_MS),
+        Figure::once("orders.placement_longest", "ms", millis(percentile(&took, 100))).at_most(PLACEMENT_MS),
     ])
 }
 

@@ -5,6 +5,8 @@ mod plan;
 mod refused;
 mod view;
 
+use std::cmp::Reverse;
+
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
@@ -127,21 +129,93 @@ pub(crate) async fn history(
     Ok(Json(json!({ "events": rows })))
 }
 
-/// Finds a deployment by id, by the beginning of its id, or by its name where only one that is not over has it.
+/// Finds a deployment by id, by the beginning of its id, or by its name. Of several with one name that are not over it is the
+/// one that is not being ended, else the newest.
 pub(crate) fn find<'r>(records: &'r Records, text: &str) -> Result<&'r Deployment, ApiError> {
     let exact = text.parse::<DeploymentId>().ok().and_then(|id| records.deployments.get(&id));
     if let Some(deployment) = exact {
         return Ok(deployment);
     }
-    let named = |it: &&Deployment| it.name == text && !it.name.is_empty() && !view::is_over(it, records);
-    let begins = |it: &&Deployment| text.len() >= 4 && it.id.as_str().starts_with(text);
-    let mut found = records.deployments.values().filter(|it| named(it) || begins(it));
-    match (found.next(), found.next()) {
-        (Some(deployment), None) => Ok(deployment),
-        (Some(_), Some(_)) => {
-            let text = format!("more than one deployment is called {text:?}");
+    let named = |it: &Deployment| it.name == text && !it.name.is_empty() && !view::is_over(it, records);
+    let begins = |it: &Deployment| text.len() >= 4 && it.id.as_str().starts_with(text);
+    let mut found: Vec<_> = records.deployments.values().filter(|it| named(it) || begins(it)).collect();
+    found.sort_by_key(|it| (it.wanted == Wanted::Gone, Reverse((it.created_at, it.id.clone()))));
+    let is_clear = |rest: &[&Deployment]| rest.iter().all(|it| it.wanted == Wanted::Gone && named(it));
+    match found.as_slice() {
+        [] => Err(ApiError::not_found(format!("no deployment is called {text:?}"), LIST)),
+        [first, rest @ ..] if rest.is_empty() || (named(first) && is_clear(rest)) => Ok(first),
+        several => {
+            let ids: Vec<_> = several.iter().map(|it| it.id.as_str()).collect();
+            let text = format!("more than one deployment is called {text:?}: {}", ids.join(", "));
             Err(ApiError::conflict(text, format!("name it by its id: {LIST}")))
         }
-        (None, _) => Err(ApiError::not_found(format!("no deployment is called {text:?}"), LIST)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_common_types::Timestamp;
+    use blueprint_hub_provision_core::lifecycle::RecordState;
+    use http::StatusCode;
+
+    use super::*;
+
+    /// Deployments called `demo`, each made a second after the one before, with one machine.
+    fn records(of: &[(Wanted, RecordState)]) -> Records {
+        let mut all = Records::default();
+        for (number, (wanted, state)) in (1_u8..).zip(of) {
+            let (deployment, records) = view::tests::records(*wanted, &[(*state, false)]);
+            let id = DeploymentId::from_bytes([number; 10]);
+            let created_at = Timestamp::from_millis(u64::from(number) * 1000);
+            all.deployments.insert(id.clone(), Deployment { id: id.clone(), created_at, ..deployment });
+            for mut record in records.instances.into_values() {
+                record.deployment = id.clone();
+                record.key = blueprint_hub_provision_core::InstanceKey::of(&id, record.number);
+                all.instances.insert(record.key.clone(), record);
+            }
+        }
+        all
+    }
+
+    fn found(records: &Records, text: &str) -> Result<Timestamp, StatusCode> {
+        find(records, text).map(|it| it.created_at).map_err(|error| error.parts().0)
+    }
+
+    #[test]
+    fn a_name_is_that_of_the_deployment_that_lasts_while_an_older_one_ends() {
+        let ending = (Wanted::Gone, RecordState::Deleting);
+        let at = |secs: u64| Ok(Timestamp::from_millis(secs * 1000));
+        let both = records(&[ending, (Wanted::Running, RecordState::Active)]);
+        assert_eq!(found(&both, "demo"), at(2));
+        let both = records(&[(Wanted::Stopped, RecordState::Active), ending]);
+        assert_eq!(found(&both, "demo"), at(1), "whichever came first");
+        assert_eq!(found(&records(&[ending, ending]), "demo"), at(2), "else the newest");
+        assert_eq!(found(&records(&[ending]), "demo"), at(1));
+        let over = records(&[(Wanted::Gone, RecordState::Gone)]);
+        assert_eq!(found(&over, "demo"), Err(StatusCode::NOT_FOUND));
+    }
+
+    #[test]
+    fn what_is_not_clear_is_refused_and_named() {
+        let running = (Wanted::Running, RecordState::Active);
+        let two = records(&[running, running]);
+        let (status, _, message, _) = find(&two, "demo").unwrap_err().parts();
+        assert_eq!(status, StatusCode::CONFLICT);
+        assert!(two.deployments.keys().all(|id| message.contains(id.as_str())), "{message}");
+        // The name of one is how the id of another begins.
+        let mut odd = records(&[running, (Wanted::Gone, RecordState::Deleting)]);
+        let begin = odd.deployments.keys().nth(1).unwrap().as_str()[..6].to_owned();
+        odd.deployments.values_mut().next().unwrap().name.clone_from(&begin);
+        assert_eq!(found(&odd, &begin), Err(StatusCode::CONFLICT));
+    }
+
+    #[test]
+    fn others_of_the_same_name_are_named() {
+        let both = records(&[(Wanted::Gone, RecordState::Deleting), (Wanted::Running, RecordState::Active)]);
+        let old = both.deployments.keys().next().unwrap();
+        let shown = view::others(find(&both, "demo").unwrap(), &both);
+        assert_eq!(shown, [json!({ "id": old.as_str(), "state": "terminating" })]);
+        let over = records(&[(Wanted::Gone, RecordState::Gone), (Wanted::Running, RecordState::Active)]);
+        assert!(view::others(find(&over, "demo").unwrap(), &over).is_empty());
     }
 }

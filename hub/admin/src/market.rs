@@ -121,6 +121,12 @@ impl Market {
         *made = Some(Made { catalogue: Arc::clone(&catalogue), with: lists });
         Ok(catalogue)
     }
+
+    /// Whether the catalogue has been read.
+    #[cfg(test)]
+    pub(crate) fn is_read(&self) -> bool {
+        self.made.lock().is_some()
+    }
 }
 
 /// Today, for ages of prices.

@@ -2,6 +2,7 @@
 
 mod asked;
 mod day;
+mod directory;
 mod facts;
 mod gpu;
 mod regions;
@@ -21,13 +22,15 @@ pub use asked::{
     MAX_ROWS, Oddity, PriceDesk, PriceError, PriceList, PriceListView, PriceSource, PriceStore, Sifted, sift,
 };
 pub use day::{Day, ParseDayError};
+use directory::Directory;
+pub(crate) use directory::{Kind, Region, Seller};
 pub use facts::{
     Extras, Lifecycle, ProviderFacts, delivered_within, facts, is_one_machine, is_plugin, listed_within,
     providers,
 };
 pub use gpu::{Gpu, GpuKind};
-pub(crate) use regions::is_known as is_known_region;
 pub use regions::{Area, area_of, region_matches, region_of};
+pub(crate) use regions::{Word, is_known as is_known_region};
 pub use share::CpuShare;
 pub use snapshot::SnapshotError;
 pub use templates::{Template, templates};
@@ -92,6 +95,11 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// What it is called by; a catalogue has each name once, and is sorted by it.
+    fn name(&self) -> (&str, &str, &str) {
+        (&self.provider, &self.plan, &self.region)
+    }
+
     /// Whether its machines have no IPv4 address at all, so that they reach a hub over IPv6 alone.
     #[must_use]
     pub fn is_ipv6_only(&self) -> bool {
@@ -131,6 +139,7 @@ impl Offer {
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
     offers: Vec<Offer>,
+    directory: Directory,
 }
 
 impl Catalogue {
@@ -151,12 +160,11 @@ impl Catalogue {
     /// A catalogue of `offers`. Of two for one plan and region the surer one is kept, of two equally sure ones the later.
     #[must_use]
     pub fn new(mut offers: Vec<Offer>) -> Self {
-        offers.sort_by(|a, b| {
-            let name = |offer: &Offer| (offer.provider.clone(), offer.plan.clone(), offer.region.clone());
-            name(a).cmp(&name(b)).then_with(|| (b.kind, b.as_of).cmp(&(a.kind, a.as_of)))
-        });
-        offers.dedup_by(|a, b| (&a.provider, &a.plan, &a.region) == (&b.provider, &b.plan, &b.region));
-        Self { offers }
+        offers
+            .sort_by(|a, b| a.name().cmp(&b.name()).then_with(|| (b.kind, b.as_of).cmp(&(a.kind, a.as_of))));
+        offers.dedup_by(|a, b| a.name() == b.name());
+        let directory = Directory::of(&offers);
+        Self { offers, directory }
     }
 
     /// All of them.
@@ -165,9 +173,17 @@ impl Catalogue {
         &self.offers
     }
 
+    /// The same by provider and plan, as placement goes through them.
+    pub(crate) const fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// The same with `newer` rows put in; what they do not name stays.
     #[must_use]
     pub fn with(&self, newer: Vec<Offer>) -> Self {
+        if newer.is_empty() {
+            return self.clone();
+        }
         let mut offers = self.offers.clone();
         offers.extend(newer);
         Self::new(offers)
@@ -179,9 +195,7 @@ impl Catalogue {
         if offer.kind != PriceKind::Snapshot {
             return offer;
         }
-        let name = |of: &Offer| (of.provider.clone(), of.plan.clone(), of.region.clone());
-        let wanted = name(&offer);
-        let found = self.offers.binary_search_by(|row| name(row).cmp(&wanted)).ok();
+        let found = self.offers.binary_search_by(|row| row.name().cmp(&offer.name())).ok();
         match found.and_then(|at| self.offers.get(at)).filter(|row| row.kind > PriceKind::Snapshot) {
             Some(row) => Offer {
                 on_demand: row.on_demand,
@@ -200,6 +214,9 @@ impl Catalogue {
     /// other rows of the provider are dropped there. A list that is older than a row of its provider is left out.
     #[must_use]
     pub fn with_lists(&self, lists: &[PriceList]) -> Self {
+        if lists.is_empty() {
+            return self.clone();
+        }
         let mut offers = self.offers.clone();
         for list in lists {
             let day = Day::from(list.asked_at);

@@ -1,12 +1,13 @@
 //! Which machine to order: pure, told the day, and the same for the same inputs.
 //!
-//! Every offer passes the same checks in the same order; what remains is ordered by the strategy, and the first few make
-//! the failover plan. What does not pass has one [`Reason`], and each provider tells how near it came.
+//! Every offer passes the same checks in the same order (`survey`); what remains is ordered by the strategy, and the first few
+//! make the failover plan (`shortlist`). What does not pass has one [`Reason`], and each provider tells how near it came.
 
 mod demand;
 mod layers;
 mod reason;
-mod shorten;
+mod shortlist;
+mod survey;
 mod total;
 
 #[cfg(test)]
@@ -18,13 +19,15 @@ use blueprint_common_types::Micros;
 use serde::{Deserialize, Serialize};
 
 use crate::Candidate;
-use crate::catalogue::{Catalogue, Day, Offer, PriceKind, facts, is_known_region};
+use crate::catalogue::{Catalogue, Day, Offer, is_known_region};
 use crate::cost::egress::EgressPrice;
 use crate::lifecycle::Spread;
 
 pub use demand::Demand;
 pub use layers::{Layer, Layers, Merged, Origin};
 pub use reason::Reason;
+use shortlist::Shortlist;
+use survey::{choice, survey};
 pub use total::{HOURS_PER_MONTH, Total};
 
 /// Candidates of a failover plan.
@@ -244,16 +247,17 @@ pub fn place<'a>(catalogue: &'a Catalogue, question: &Question<'_>) -> Result<Pl
         let target = Target::Kubernetes(cluster.clone());
         return Ok(Placement { target, plan: Vec::new(), verdicts: BTreeMap::new() });
     }
-    let is_known = |wanted: &String| {
-        is_known_region(wanted) || catalogue.offers().iter().any(|offer| *offer.region == **wanted)
-    };
+    let regions = catalogue.directory().regions();
+    let is_known =
+        |wanted: &String| is_known_region(wanted) || regions.iter().any(|region| *region.name == **wanted);
     let places = [&question.demand.region, &question.demand.within];
     if let Some(wanted) = places.into_iter().flatten().find(|wanted| !is_known(wanted)) {
         return Err(NoFit::Region { wanted: wanted.clone() });
     }
-    let (mut fits, verdicts) = examine(catalogue, question);
-    fits.sort_by(|a, b| order(question, a).cmp(&order(question, b)));
-    let plan = shorten::shorten(fits, question.replicas, question.spread);
+    let mut shortlist = Shortlist::of(question, regions);
+    let verdicts = survey(catalogue, question, |seller, fit| shortlist.put(seller, fit));
+    let plan: Vec<_> =
+        shortlist.plan().into_iter().filter_map(|fit| choice(catalogue, question, fit)).collect();
     if !plan.is_empty() {
         return Ok(Placement { target: Target::Machines, plan, verdicts });
     }
@@ -274,127 +278,6 @@ pub fn examine<'a>(
     question: &Question<'_>,
 ) -> (Vec<Choice<'a>>, BTreeMap<&'a str, Verdict<'a>>) {
     let mut fits = Vec::new();
-    let mut verdicts: BTreeMap<&str, Verdict<'_>> = BTreeMap::new();
-    for offers in catalogue.offers().chunk_by(|a, b| a.provider == b.provider) {
-        let Some(name) = offers.first().map(|offer| &*offer.provider) else { continue };
-        if let Some(reason) = closed(name, question) {
-            verdicts.insert(name, Verdict::Closed { reason });
-            continue;
-        }
-        let before = fits.len();
-        let mut nearest: Option<(&Offer, Reason)> = None;
-        for (offer, spot) in offers.iter().flat_map(|offer| [(offer, false), (offer, true)]) {
-            match check(offer, spot, question) {
-                Ok(total) => {
-                    let disk_gb = question.demand.lasting_disk_gb(offer);
-                    let egress = egress_price(name, question);
-                    fits.push(Choice { offer, spot, disk_gb, total, egress });
-                }
-                Err(reason) => {
-                    let is_nearer = |(known, by): &(&Offer, Reason)| {
-                        (reason.stage(), reason.closeness(), known.on_demand, &known.plan)
-                            > (by.stage(), by.closeness(), offer.on_demand, &offer.plan)
-                    };
-                    if reason != Reason::NoSpot && nearest.as_ref().is_none_or(is_nearer) {
-                        nearest = Some((offer, reason));
-                    }
-                }
-            }
-        }
-        let own = fits.get(before..).unwrap_or_default();
-        let best = own.iter().min_by(|a, b| order(question, a).cmp(&order(question, b)));
-        let verdict = match (best, nearest) {
-            (Some(best), _) => Verdict::Fits { best: best.clone(), count: own.len() },
-            (None, Some((offer, reason))) => Verdict::Nearest { offer, reason },
-            (None, None) => continue,
-        };
-        verdicts.insert(name, verdict);
-    }
+    let verdicts = survey(catalogue, question, |_, fit| fits.extend(choice(catalogue, question, fit)));
     (fits, verdicts)
-}
-
-/// What sending costs at a provider, and how much of it the price of a machine holds: what is free, once for all replicas, or
-/// what is asked for.
-fn egress_price(provider: &str, question: &Question<'_>) -> Option<EgressPrice> {
-    let extras = &facts(provider)?.extras;
-    let free = extras.egress_free_gb / question.replicas.max(1);
-    Some(EgressPrice { gb: extras.egress_gb, included_gb: free.max(question.demand.egress_gb) })
-}
-
-/// Why nothing of a provider is looked at.
-fn closed(provider: &str, question: &Question<'_>) -> Option<Reason> {
-    if let Some(what) = facts(provider).and_then(|facts| facts.discontinued()) {
-        return Some(Reason::Discontinued(what));
-    }
-    if let Strategy::Pinned { provider: wanted, .. } = question.strategy
-        && wanted != provider
-    {
-        return Some(Reason::NotAsked);
-    }
-    let is_configured = question.configured.is_none_or(|configured| configured.contains(provider));
-    (!is_configured).then_some(Reason::NotConfigured)
-}
-
-/// What a machine costs where it fits, else the first reason against it.
-fn check(offer: &Offer, spot: bool, question: &Question<'_>) -> Result<Total, Reason> {
-    let demand = question.demand;
-    if spot && (offer.spot.is_none() || !demand.allow_spot) {
-        return Err(Reason::NoSpot);
-    }
-    if let Strategy::Pinned { plan, .. } = question.strategy
-        && !plan.is_empty()
-        && **plan != *offer.plan
-    {
-        return Err(Reason::NotAsked);
-    }
-    let is_asked = matches!(question.strategy, Strategy::Pinned { plan, .. } if !plan.is_empty());
-    if offer.is_ipv6_only() && !question.reaches_ipv6 && !is_asked {
-        return Err(Reason::Ipv6Only);
-    }
-    demand.check(offer)?;
-    let total =
-        Total::of(offer, spot, demand, question.usd_per_eur, question.replicas).ok_or(Reason::NoRate)?;
-    let is_named = matches!(question.strategy, Strategy::Pinned { .. });
-    if question.max_age_days.is_some() && offer.kind == PriceKind::Template && !is_named {
-        return Err(Reason::Unchecked);
-    }
-    let age = offer.as_of.days_until(question.today);
-    if question.max_age_days.is_some_and(|most| age > most) && offer.kind != PriceKind::Live {
-        return Err(Reason::Stale { days: age });
-    }
-    if let Some(most) = question.max_hourly
-        && total.hourly() > most
-    {
-        return Err(Reason::Price { hourly: total.hourly(), most });
-    }
-    match question.unavailable.iter().find(|known| known.names(offer)) {
-        Some(known) => Err(Reason::Unavailable(known.why.clone())),
-        None => Ok(total),
-    }
-}
-
-/// Lower is tried earlier. Equal prices: what is not taken back, then the smaller, then by name.
-fn order<'c>(
-    question: &Question<'_>,
-    choice: &'c Choice<'_>,
-) -> (usize, Micros, bool, u32, &'c str, &'c str, &'c str) {
-    let offer = choice.offer;
-    let rank = rank(question, &offer.provider);
-    (rank, choice.total.hourly(), choice.spot, offer.vcpus, &offer.provider, &offer.region, &offer.plan)
-}
-
-fn rank(question: &Question<'_>, provider: &str) -> usize {
-    let position = |list: &[&str]| list.iter().position(|name| *name == provider).unwrap_or(list.len());
-    match question.strategy {
-        Strategy::FirstMatch if question.demand.gpu.is_some() => position(&["gcp", "aws"]),
-        Strategy::FirstMatch if question.demand.cpu_millis > 8000 => {
-            position(&["vultr", "digitalocean", "aws"])
-        }
-        Strategy::Preferred(list) => list.iter().position(|name| name == provider).unwrap_or(list.len()),
-        Strategy::FirstMatch
-        | Strategy::Cheapest
-        | Strategy::Pinned { .. }
-        | Strategy::LocalOnly
-        | Strategy::Hybrid => 0,
-    }
 }

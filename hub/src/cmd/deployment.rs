@@ -26,7 +26,7 @@ pub(crate) enum Deployments {
     /// Shows one deployment with its machines
     #[command(visible_alias = "status", after_help = "Example: blueprint-hub deployment show --watch web")]
     Show {
-        /// Name, id, or the beginning of the id
+        /// Name, id, or the beginning of the id; of several with one name the one that is not being ended, else the newest
         deployment: String,
         /// Shows it again whenever it changes, until Ctrl-C
         #[arg(long, short)]
@@ -98,7 +98,7 @@ impl Verb {
 /// Which deployment, and whether to wait.
 #[derive(Debug, Args)]
 pub(crate) struct Switch {
-    /// Name, id, or the beginning of the id
+    /// Name, id, or the beginning of the id; of several with one name the one that is not being ended
     deployment: String,
     /// Waits until it is so, up to 15 min or the time given
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "15m", value_parser = seconds)]
@@ -108,7 +108,7 @@ pub(crate) struct Switch {
 /// Which deployments end.
 #[derive(Debug, Args)]
 pub(crate) struct Terminate {
-    /// Name, id, or the beginning of the id
+    /// Name, id, or the beginning of the id; of several with one name the one that is not being ended
     #[arg(required_unless_present_any = ["all", "instance"], conflicts_with_all = ["all", "instance"])]
     deployment: Option<String>,
     /// The same, as the tools of today write it
@@ -295,4 +295,31 @@ pub(super) fn show(global: &Global, deployment: &Value) {
         ]);
     }
     machines.print();
+    for line in others(deployment) {
+        eprint_line(&line);
+    }
+}
+
+/// A line for each other deployment of the same name.
+fn others(deployment: &Value) -> Vec<String> {
+    let line = |other: &Value| {
+        let [id, state] = ["id", "state"].map(|key| text(other, key));
+        let name = text(deployment, "name");
+        format!("{name} is the name of {id} as well, which is {state}: `blueprint-hub deployment show {id}`")
+    };
+    rows(deployment, "others").iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_deployment_of_the_same_name_is_named() {
+        let shown = json!({ "name": "web", "others": [{ "id": "d-1", "state": "terminating" }] });
+        let wanted =
+            "web is the name of d-1 as well, which is terminating: `blueprint-hub deployment show d-1`";
+        assert_eq!(others(&shown), [wanted]);
+        assert!(others(&json!({ "name": "web", "others": [] })).is_empty());
+    }
 }

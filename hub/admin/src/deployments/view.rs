@@ -81,6 +81,15 @@ pub(super) fn summary(deployment: &Deployment, records: &Records) -> Value {
     })
 }
 
+/// Other deployments that are called the same and are not over.
+pub(super) fn others(deployment: &Deployment, records: &Records) -> Vec<Value> {
+    let is_other = |it: &&Deployment| {
+        it.id != deployment.id && it.name == deployment.name && !it.name.is_empty() && !is_over(it, records)
+    };
+    let view = |it: &Deployment| json!({ "id": it.id.as_str(), "state": state(it, records) });
+    records.deployments.values().filter(is_other).map(view).collect()
+}
+
 /// A deployment with its machines.
 pub(super) fn whole(state: &AdminState, deployment: &Deployment, records: &Records) -> Value {
     let snapshot = state.hub.snapshot();
@@ -118,6 +127,7 @@ pub(super) fn whole(state: &AdminState, deployment: &Deployment, records: &Recor
         fields.insert("asked".to_owned(), json!(deployment.asked));
         fields.insert("request_key".to_owned(), json!(deployment.request_key));
         fields.insert("instances".to_owned(), json!(instances));
+        fields.insert("others".to_owned(), json!(others(deployment, records)));
     }
     shown
 }

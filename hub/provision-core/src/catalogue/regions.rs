@@ -12,7 +12,7 @@ pub struct Area {
 }
 
 /// Provider, region, the name that the product's specification gives it, area, country, continent.
-type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
+pub(crate) type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
 
 const REGIONS: &[Row] = &[
     ("aws", "us-east-1", "", "us-east", "us", "na"),
@@ -129,8 +129,13 @@ pub(super) fn of(provider: &str) -> impl Iterator<Item = &'static str> {
 /// Where a region is; `None` where that is not known.
 #[must_use]
 pub fn area_of(provider: &str, region: &str) -> Option<Area> {
-    let row = REGIONS.iter().find(|row| row.0 == provider && row.1 == region)?;
+    let row = row_of(provider, region)?;
     Some(Area { name: row.3, country: row.4, continent: row.5 })
+}
+
+/// What is known of a region.
+pub(super) fn row_of(provider: &str, region: &str) -> Option<&'static Row> {
+    REGIONS.iter().find(|row| row.0 == provider && row.1 == region)
 }
 
 /// Whether `region` of `provider` is what `wanted` means: its name, the name that the product's specification gives it,
@@ -138,16 +143,29 @@ pub fn area_of(provider: &str, region: &str) -> Option<Area> {
 /// one region, not the area.
 #[must_use]
 pub fn region_matches(provider: &str, region: &str, wanted: &str) -> bool {
-    if region == wanted {
-        return true;
+    Word::at(provider, wanted).means(region, row_of(provider, region))
+}
+
+/// A word for regions, as one provider understands it.
+#[derive(Debug)]
+pub(crate) struct Word<'a> {
+    /// As it was written.
+    pub(crate) text: &'a str,
+    is_own: bool,
+}
+
+impl<'a> Word<'a> {
+    /// The word at `provider`.
+    pub(crate) fn at(provider: &str, text: &'a str) -> Self {
+        Self { text, is_own: of(provider).any(|own| own == text) }
     }
-    if of(provider).any(|own| own == wanted) {
-        return false;
+
+    /// Whether it means `region`, of which `row` is known.
+    pub(crate) fn means(&self, region: &str, row: Option<&Row>) -> bool {
+        let is_wide = !self.is_own && !self.text.is_empty();
+        let is_in = |row: &Row| [row.2, row.3, row.4, row.5].contains(&self.text);
+        region == self.text || (is_wide && row.is_some_and(is_in))
     }
-    let Some(row) = REGIONS.iter().find(|row| row.0 == provider && row.1 == region) else {
-        return false;
-    };
-    !wanted.is_empty() && [row.2, row.3, row.4, row.5].contains(&wanted)
 }
 
 /// Whether `wanted` is a word that finds a region anywhere.

@@ -1,7 +1,7 @@
 //! Price lists as text: the one that the hub is built with (`data/NOTICE.txt` says what it is made of), and those that it
 //! keeps of what providers say.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io::Read;
 use std::sync::Arc;
@@ -65,7 +65,8 @@ pub(super) fn read_text(text: &str, kind: PriceKind) -> Result<Vec<Offer>, Snaps
             // One price for all regions.
             Some(row) if &*row.region == "*" => {
                 let everywhere = super::regions::of(&row.provider);
-                offers.extend(everywhere.map(|region| Offer { region: names.share(region), ..row.clone() }));
+                offers
+                    .extend(everywhere.map(|region| Offer { region: names.share(2, region), ..row.clone() }));
             }
             row => offers.extend(row),
         }
@@ -122,15 +123,27 @@ pub(super) fn write(offers: &[Offer]) -> String {
 
 /// Texts that many rows share, each once in memory.
 #[derive(Default)]
-struct Names(BTreeMap<String, Arc<str>>);
+struct Names {
+    known: BTreeSet<Arc<str>>,
+    /// Of the row before; most rows say the same again.
+    last: [Option<Arc<str>>; 4],
+}
 
 impl Names {
-    fn share(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(name) {
-            return known.clone();
+    /// The one of a column, of which there are four.
+    fn share(&mut self, column: usize, name: &str) -> Arc<str> {
+        let last = self.last.get(column).and_then(Option::as_ref);
+        if let Some(same) = last.filter(|last| ***last == *name) {
+            return Arc::clone(same);
         }
-        let shared: Arc<str> = name.into();
-        self.0.insert(name.to_owned(), shared.clone());
+        let shared = self.known.get(name).cloned().unwrap_or_else(|| {
+            let first: Arc<str> = name.into();
+            self.known.insert(Arc::clone(&first));
+            first
+        });
+        if let Some(last) = self.last.get_mut(column) {
+            *last = Some(Arc::clone(&shared));
+        }
         shared
     }
 }
@@ -185,9 +198,9 @@ fn row(line: &str, kind: PriceKind, names: &mut Names) -> Result<Option<Offer>, 
     }
     let spot = if spot.is_empty() { None } else { Some(price("spot_micros", spot)?) };
     Ok(Some(Offer {
-        provider: names.share(provider),
-        plan: names.share(plan),
-        region: names.share(region),
+        provider: names.share(0, provider),
+        plan: names.share(1, plan),
+        region: names.share(2, region),
         arch,
         vcpus: number("vcpu", vcpu)?,
         is_burstable: *burstable == "1",
@@ -199,7 +212,7 @@ fn row(line: &str, kind: PriceKind, names: &mut Names) -> Result<Option<Offer>, 
         spot: spot.filter(|spot| *spot < on_demand && *spot > Micros::ZERO),
         currency,
         as_of: number("as_of", as_of)?,
-        source: names.share(source),
+        source: names.share(3, source),
         kind,
     }))
 }

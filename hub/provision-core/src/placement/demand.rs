@@ -1,6 +1,6 @@
 //! What a machine has to have.
 
-use crate::catalogue::{CpuShare, GpuKind, Offer, facts, region_matches};
+use crate::catalogue::{CpuShare, Extras, GpuKind, Offer, Region, Word};
 use crate::placement::Reason;
 use crate::resource::{ArchChoice, GpuSpec, MIB, Processors, ResourceSpec};
 
@@ -81,16 +81,28 @@ impl Demand {
         }
     }
 
-    /// The first thing that `offer` lacks.
-    pub(super) fn check(&self, offer: &Offer) -> Result<(), Reason> {
-        let is_in = |wanted: &String| region_matches(&offer.provider, &offer.region, wanted);
-        if let Some(wanted) = [&self.region, &self.within].into_iter().flatten().find(|wanted| !is_in(wanted))
-        {
-            return Err(Reason::Region(wanted.clone()));
-        }
-        if !self.regions.is_empty() && !self.regions.iter().any(is_in) {
-            return Err(Reason::Region(self.regions.join(" or ")));
-        }
+    /// Why machines in each of `regions`, all of `provider`, will not do; `None` where they will.
+    pub(super) fn check_regions(&self, provider: &str, regions: &[Region]) -> Vec<Option<Reason>> {
+        let word = |text| Word::at(provider, text);
+        let all: Vec<_> = [&self.region, &self.within].into_iter().flatten().map(|text| word(text)).collect();
+        let some: Vec<_> = self.regions.iter().map(|text| word(text)).collect();
+        let check = |region: &Region| {
+            if let Some(wanted) = all.iter().find(|wanted| !region.is(wanted)) {
+                return Some(Reason::Region(wanted.text.to_owned()));
+            }
+            let is_there = some.is_empty() || some.iter().any(|wanted| region.is(wanted));
+            (!is_there).then(|| Reason::Region(self.regions.join(" or ")))
+        };
+        regions.iter().map(check).collect()
+    }
+
+    /// The first thing that `offer` lacks wherever it stands, where its processors are `share` and its provider sells by `extras`.
+    pub(super) fn check_kind(
+        &self,
+        offer: &Offer,
+        share: CpuShare,
+        extras: Option<&Extras>,
+    ) -> Result<(), Reason> {
         if !self.plans.is_empty() && !self.plans.iter().any(|plan| **plan == *offer.plan) {
             return Err(Reason::NotAsked);
         }
@@ -101,25 +113,26 @@ impl Demand {
         if offer.is_burstable && !self.allow_burstable {
             return Err(Reason::Burstable);
         }
-        self.check_processors(offer)?;
+        self.check_processors(offer, share)?;
         if offer.memory_mib < self.memory_mib {
             return Err(Reason::Memory { has_mib: offer.memory_mib, wanted_mib: self.memory_mib });
         }
-        if self.missing_disk_gb(offer) > 0 && !sells_disks(offer) {
+        let sells_disks = extras.is_some_and(|extras| extras.disk_gb_month.get() > 0);
+        if self.missing_disk_gb(offer, extras) > 0 && !sells_disks {
             return Err(Reason::Disk { has_gb: offer.disk_gb, wanted_gb: self.disk_gb });
         }
         Ok(())
     }
 
-    fn check_processors(&self, offer: &Offer) -> Result<(), Reason> {
+    fn check_processors(&self, offer: &Offer, share: CpuShare) -> Result<(), Reason> {
         let wanted_millis = self.cpu_millis;
         if u64::from(offer.vcpus) * 1000 < u64::from(wanted_millis) {
             return Err(Reason::Cpu { has: offer.vcpus, wanted_millis });
         }
-        let share = match self.processors {
+        match self.processors {
             Processors::Whole => return Ok(()),
-            Processors::Baseline | Processors::Dedicated => offer.cpu_share(),
-        };
+            Processors::Baseline | Processors::Dedicated => (),
+        }
         match (share, share.promised_millis(offer.vcpus)) {
             (CpuShare::Dedicated, _) => Ok(()),
             (CpuShare::Baseline(_), Some(has_millis)) if self.processors == Processors::Baseline => {
@@ -144,15 +157,16 @@ impl Demand {
     }
 
     /// GB of disk that last, with what is bought beside the plan's own: never fewer than are wanted.
-    pub(super) fn lasting_disk_gb(&self, offer: &Offer) -> u32 {
+    pub(super) fn lasting_disk_gb(&self, offer: &Offer, extras: Option<&Extras>) -> u32 {
         // A disk of the plan that lasts is there anyway; where it does not, all of it is bought.
-        if loses_own_disk(offer) { self.missing_disk_gb(offer) } else { self.disk_gb.max(offer.disk_gb) }
+        let bought = self.missing_disk_gb(offer, extras);
+        if loses_own_disk(extras) { bought } else { self.disk_gb.max(offer.disk_gb) }
     }
 
     /// GB of disk that have to be bought beside the plan's own.
-    pub(super) fn missing_disk_gb(&self, offer: &Offer) -> u32 {
+    pub(super) fn missing_disk_gb(&self, offer: &Offer, extras: Option<&Extras>) -> u32 {
         // Where there is no disk that lasts, one is bought for the system at least.
-        if loses_own_disk(offer) {
+        if loses_own_disk(extras) {
             self.disk_gb.max(gb(SYSTEM_DISK_GB))
         } else {
             self.disk_gb.saturating_sub(offer.disk_gb)
@@ -164,12 +178,8 @@ fn gb(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-fn loses_own_disk(offer: &Offer) -> bool {
-    facts(&offer.provider).is_some_and(|facts| facts.extras.loses_own_disk)
-}
-
-fn sells_disks(offer: &Offer) -> bool {
-    facts(&offer.provider).is_some_and(|facts| facts.extras.disk_gb_month.get() > 0)
+fn loses_own_disk(extras: Option<&Extras>) -> bool {
+    extras.is_some_and(|extras| extras.loses_own_disk)
 }
 
 #[cfg(test)]
@@ -177,6 +187,7 @@ mod tests {
     use blueprint_common_types::Micros;
 
     use super::*;
+    use crate::catalogue::facts;
     use crate::placement::Total;
 
     #[test]
@@ -188,6 +199,11 @@ mod tests {
         assert_eq!(machine.cpu_millis, service.cpu_millis);
         // What remains of the listed memory is enough.
         assert!(service.memory_mib * 925 / 1000 >= 4096 + 128);
+    }
+
+    fn check(demand: &Demand, offer: &Offer) -> Result<(), Reason> {
+        let extras = facts(&offer.provider).map(|facts| &facts.extras);
+        demand.check_kind(offer, offer.cpu_share(), extras)
     }
 
     #[test]
@@ -213,10 +229,10 @@ mod tests {
             (100, Processors::Dedicated, [false, false, true]),
         ] {
             let found =
-                [&burstable, &shared, &own].map(|offer| demand(wanted, processors).check(offer).is_ok());
+                [&burstable, &shared, &own].map(|offer| check(&demand(wanted, processors), offer).is_ok());
             assert_eq!(found, fits, "{wanted} {processors:?}");
         }
-        let why = demand(1000, Processors::Baseline).check(&burstable).unwrap_err();
+        let why = check(&demand(1000, Processors::Baseline), &burstable).unwrap_err();
         assert_eq!(why.to_string(), "is promised 0.40 of 1.00 processors at all times");
     }
 
@@ -240,9 +256,10 @@ mod tests {
             ("aws", 900, 1, 8),
         ] {
             let (demand, offer) = (asked(wanted), offer(provider, own));
-            assert_eq!(demand.lasting_disk_gb(&offer), ordered, "{provider} {own} {wanted}");
-            let total = Total::of(&offer, false, &demand, None, 1).unwrap();
             let facts = facts(provider).unwrap();
+            let lasting = demand.lasting_disk_gb(&offer, Some(&facts.extras));
+            assert_eq!(lasting, ordered, "{provider} {own} {wanted}");
+            let total = Total::of(&offer, false, &demand, None, 1).unwrap();
             let bought = if facts.extras.loses_own_disk { ordered } else { ordered - own };
             let price = facts.extras.disk_gb_month.times(bought.into()).share(1, 730);
             assert_eq!(total.disk, price, "{provider} {own} {wanted}");

@@ -1,3 +1,5 @@
+mod plain;
+
 use std::sync::LazyLock;
 
 use proptest::prelude::{Just, ProptestConfig, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -5,7 +7,7 @@ use proptest::strategy::Strategy as Generator;
 
 use super::*;
 use crate::Candidate;
-use crate::catalogue::{CpuShare, GpuKind, Template, templates};
+use crate::catalogue::{CpuShare, GpuKind, PriceKind, Template, facts, templates};
 use crate::resource::{ArchChoice, GIB, GpuSpec, Processors, ResourceSpec};
 
 static EMBEDDED: LazyLock<Catalogue> = LazyLock::new(|| Catalogue::embedded().unwrap());

@@ -3,7 +3,7 @@
 use blueprint_common_types::Micros;
 
 use super::Demand;
-use crate::catalogue::{Currency, Offer, facts};
+use crate::catalogue::{Currency, Extras, Offer, facts};
 
 /// Hours of a month in estimates, a twelfth of a year.
 pub const HOURS_PER_MONTH: u64 = 730;
@@ -33,23 +33,34 @@ impl Total {
         usd_per_eur: Option<Micros>,
         replicas: u32,
     ) -> Option<Self> {
+        let extras = facts(&offer.provider).map(|facts| &facts.extras);
+        let compute = Self::compute(offer, spot, usd_per_eur)?;
+        Some(Self { compute, ..Self::beside(offer, extras, demand, replicas) })
+    }
+
+    /// What an hour of the machine itself costs in US dollars; `None` where its price is in euro and there is no rate.
+    pub(super) fn compute(offer: &Offer, spot: bool, usd_per_eur: Option<Micros>) -> Option<Micros> {
         let price = offer.spot.filter(|_| spot).unwrap_or(offer.on_demand);
-        let compute = match offer.currency {
-            Currency::Usd => price,
-            Currency::Eur => price.share(usd_per_eur?.get(), 1_000_000),
-        };
-        let Some(facts) = facts(&offer.provider) else {
-            return Some(Self { compute, disk: Micros::ZERO, address: Micros::ZERO, egress: Micros::ZERO });
-        };
-        let extras = &facts.extras;
+        match offer.currency {
+            Currency::Usd => Some(price),
+            Currency::Eur => Some(price.share(usd_per_eur?.get(), 1_000_000)),
+        }
+    }
+
+    /// All but the machine itself, which is the same for one plan in all regions of a provider that sells by `extras`.
+    pub(super) fn beside(offer: &Offer, extras: Option<&Extras>, demand: &Demand, replicas: u32) -> Self {
+        let none =
+            Self { compute: Micros::ZERO, disk: Micros::ZERO, address: Micros::ZERO, egress: Micros::ZERO };
+        let Some(extras) = extras else { return none };
         let by_month = |amount: Micros| amount.share(1, HOURS_PER_MONTH);
+        let missing_gb = demand.missing_disk_gb(offer, Some(extras));
         let billed_gb = demand.egress_gb.saturating_sub(extras.egress_free_gb / replicas.max(1));
-        Some(Self {
-            compute,
-            disk: by_month(extras.disk_gb_month.times(demand.missing_disk_gb(offer).into())),
+        Self {
+            disk: by_month(extras.disk_gb_month.times(missing_gb.into())),
             address: extras.ipv4_hourly,
             egress: by_month(extras.egress_gb.times(billed_gb.into())),
-        })
+            ..none
+        }
     }
 
     /// All of it for an hour.

@@ -30,13 +30,29 @@ fn seconds(value: &Value, key: &str) -> String {
 
 /// How a service does.
 pub(super) fn service(answer: &Value) {
+    for (name, value) in facts(answer) {
+        print_line(&format!("{name:<14}{value}"));
+    }
+}
+
+/// How much of what is known was up, and how much is known.
+fn availability(total: &Value) -> String {
+    let share = |key: &str| count(total, key);
+    match share("availability") {
+        Some(up) => format!("{} of {} known", percent_text(Some(up)), percent_text(share("coverage"))),
+        None => "nothing is known yet".to_owned(),
+    }
+}
+
+fn facts(answer: &Value) -> [(&'static str, String); 15] {
     let nothing = Value::Null;
     let part = |key: &str| answer.get(key).unwrap_or(&nothing);
     let (usage, total, budget) = (part("usage"), part("total"), part("budget"));
     let uptime = answer.get("uptime_seconds").and_then(Value::as_u64);
     let nodes: Vec<&str> = rows(answer, "nodes").iter().filter_map(Value::as_str).collect();
-    let share = |key: &str| percent_text(total.get(key).and_then(Value::as_u64));
-    let facts = [
+    let is_sampled = usage.is_object();
+    let sampled = |value: String| if is_sampled { value } else { "-".to_owned() };
+    [
         ("service", text(answer, "service")),
         ("state", text(answer, "state")),
         ("message", text(answer, "message")),
@@ -46,14 +62,14 @@ pub(super) fn service(answer: &Value) {
             uptime.map_or_else(|| "-".to_owned(), |seconds| seconds_text(seconds.saturating_mul(1000))),
         ),
         ("sampled at", text(answer, "sampled_at")),
-        ("cpu", format!("{} % of its machines", percent(usage, "cpu_percent"))),
+        ("cpu", sampled(format!("{} % of its machines", percent(usage, "cpu_percent")))),
         (
             "memory",
-            format!(
+            sampled(format!(
                 "{} of {} MiB",
                 mib(number(usage, "memory_bytes")),
                 mib(number(usage, "memory_total_bytes"))
-            ),
+            )),
         ),
         ("processes", count(usage, "pids").map_or_else(|| "-".to_owned(), |pids| pids.to_string())),
         (
@@ -68,11 +84,11 @@ pub(super) fn service(answer: &Value) {
             format!(
                 "{} %, {} in {}",
                 text(answer, "objective"),
-                text(answer, "verdict"),
+                text(answer, "verdict").replace("not-", "not "),
                 text(answer, "month")
             ),
         ),
-        ("availability", format!("{} of {} known", share("availability"), share("coverage"))),
+        ("availability", availability(total)),
         ("down", seconds_text(number(total, "down_ms"))),
         (
             "came late",
@@ -90,10 +106,7 @@ pub(super) fn service(answer: &Value) {
                 seconds_text(number(budget, "allowed_ms"))
             ),
         ),
-    ];
-    for (name, value) in facts {
-        print_line(&format!("{name:<14}{value}"));
-    }
+    ]
 }
 
 /// How the month of a machine and its tunnel stands.
@@ -203,4 +216,36 @@ pub(super) fn objectives(answer: &Value) {
     }
     table.print();
     print_line(&format!("all others: {} %", text(answer, "default")));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fact(answer: &Value, wanted: &str) -> String {
+        facts(answer).into_iter().find(|(name, _)| *name == wanted).unwrap().1
+    }
+
+    #[test]
+    fn of_a_workload_that_never_ran_nothing_is_known() {
+        let never = json!({
+            "service": "1/2", "state": "unknown", "nodes": [], "usage": null, "objective": "99.9", "verdict": "not-seen",
+            "month": "2026-11", "total": { "availability": null, "coverage": null },
+        });
+        assert_eq!(fact(&never, "availability"), "nothing is known yet");
+        assert_eq!(fact(&never, "objective"), "99.9 %, not seen in 2026-11");
+        assert_eq!(["cpu", "memory", "processes"].map(|name| fact(&never, name)), ["-", "-", "-"]);
+    }
+
+    #[test]
+    fn of_what_is_known_the_share_that_was_up_is_told() {
+        let known = json!({
+            "usage": { "cpu_percent": 1.5, "memory_bytes": 2 << 20, "memory_total_bytes": 4 << 20 },
+            "total": { "availability": 99_900, "coverage": 50_000 },
+        });
+        assert_eq!(fact(&known, "availability"), "99.900 % of 50.000 % known");
+        assert_eq!(fact(&known, "memory"), "2 of 4 MiB");
+    }
 }

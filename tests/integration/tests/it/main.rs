@@ -53,6 +53,7 @@ mod real_machines;
 mod refusals;
 mod resolver;
 mod revoke;
+mod same_name;
 mod say;
 mod scaleway;
 mod scaling;
