@@ -73,7 +73,8 @@ impl CanonicalRequest {
         framing::check(parts.version, &parts.headers)?;
         let authority = authority(parts, downstream.tls)?;
         let path = path::normalise(parts.uri.path()).map_err(|fault| Refusal::MalformedPath { fault })?;
-        let host = authority.as_ref().map(Authority::host);
+        // Without a domain no host names a service.
+        let host = authority.as_ref().filter(|_| !downstream.domain.is_empty()).map(Authority::host);
         let split = selector::split_path(&path);
         let by_path = split.map(|(key, _, _)| key);
         let selector = selector::parse(&parts.headers, host, downstream.domain, by_path)?;
@@ -275,15 +276,13 @@ fn canonical_authority(text: &str, tls: bool) -> Result<Authority, Refusal> {
         lower.truncate(lower.len().saturating_sub(default_port.len()));
     }
     let authority = Authority::try_from(lower).map_err(|_| Refusal::MalformedAuthority)?;
-    let port_is_good = authority.port_u16().is_some() || !has_port(&authority);
-    if authority.as_str().contains('@') || authority.host().is_empty() || !port_is_good {
+    let host = authority.host();
+    let has_port = authority.as_str().len() != host.len();
+    let port_is_good = !has_port || authority.port_u16().is_some();
+    if authority.as_str().contains('@') || host.is_empty() || !port_is_good {
         return Err(Refusal::MalformedAuthority);
     }
     Ok(authority)
-}
-
-fn has_port(authority: &Authority) -> bool {
-    authority.as_str().len() != authority.host().len()
 }
 
 fn request_id(headers: &HeaderMap) -> Option<&str> {

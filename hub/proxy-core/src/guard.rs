@@ -20,7 +20,7 @@ pub use frames::{FrameFault, FrameGuard};
 use chunks::Chunks;
 use head::{Body, HeadScan};
 
-pub(crate) use head::{decimal, field_line, next_line};
+pub(crate) use head::{decimal, field_line, field_parts, in_line, next_line, raw_line};
 
 /// Longest head, from the request line to the empty line; also of the trailers.
 pub const MAX_HEAD: usize = crate::MAX_HEADER_BYTES;

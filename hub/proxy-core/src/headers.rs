@@ -8,13 +8,15 @@
 //! as `-`. Services behind CGI-style interfaces cannot tell `x_tenant_id` or `x.tenant.id` from
 //! `x-tenant-id`, so neither passes.
 
+mod text;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fmt::{self, Write as _};
 
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, header};
 
+use self::text::{AddressText, Names};
 use crate::canonical::CanonicalRequest;
 use crate::decide::Admission;
 
@@ -31,7 +33,7 @@ const MAX_TENANT_NAME: usize = 512;
 const STATEMENT: HeaderName = HeaderName::from_static("x-blueprint-identity");
 
 /// Belong to one connection, never to the next (RFC 9110, section 7.6.1, and their ancestors).
-const HOP_BY_HOP: [&str; 9] = [
+const HOP_BY_HOP: Names<9> = Names::of([
     "connection",
     "keep-alive",
     "te",
@@ -41,11 +43,11 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
     "http2-settings",
     "proxy-connection",
-];
+]);
 
 /// Ours or the connection's: a client cannot say these to a service. Apart those that start with [`OF_EXTENSIONS`], so
 /// that a name is compared with one half of all.
-const RESERVED: [&str; 9] = [
+const RESERVED: Names<9> = Names::of([
     "authorization",
     "content-length",
     "expect",
@@ -55,13 +57,13 @@ const RESERVED: [&str; 9] = [
     "remote-user",
     "true-client-ip",
     "cf-connecting-ip",
-];
+]);
 
 /// How the names of extensions start.
 const OF_EXTENSIONS: &str = "x-";
 
 /// As [`RESERVED`], behind [`OF_EXTENSIONS`].
-const RESERVED_EXTENSIONS: [&str; 18] = [
+const RESERVED_EXTENSIONS: Names<18> = Names::of([
     "auth",
     "auth-method",
     "blueprint",
@@ -80,7 +82,7 @@ const RESERVED_EXTENSIONS: [&str; 18] = [
     "tenant",
     "user-email",
     "user-id",
-];
+]);
 
 /// Reserved towards clients, and what owners bind to the keys of their customers.
 const OF_OWNERS: [&str; 3] = ["x-customer-email", "x-user-email", "x-user-id"];
@@ -151,10 +153,7 @@ pub fn upstream_fields(
         put(Field::Copied(&STATEMENT, statement));
     }
     put(Field::Said(REQUEST_ID, request.request_id()));
-    let mut source = AddressText { bytes: [0; 45], length: 0 };
-    // Every address fits.
-    let _ = write!(source, "{}", request.source().to_canonical());
-    put(Field::Said("x-forwarded-for", source.as_str()));
+    put(Field::Said("x-forwarded-for", AddressText::of(request.source().to_canonical()).as_str()));
     put(Field::Said("x-forwarded-proto", if request.is_tls() { "https" } else { "http" }));
     if let Some(authority) = request.authority() {
         put(Field::Said("x-forwarded-host", authority));
@@ -184,29 +183,6 @@ pub fn upstream_fields(
     }
     if request.is_grpc() {
         put(Field::Said("te", "trailers"));
-    }
-}
-
-/// The text of an address, without room of its own for each request.
-struct AddressText {
-    /// As long as the longest text of an IPv6 address.
-    bytes: [u8; 45],
-    length: usize,
-}
-
-impl AddressText {
-    fn as_str(&self) -> &str {
-        let bytes = self.bytes.get(..self.length).unwrap_or_default();
-        std::str::from_utf8(bytes).unwrap_or_default()
-    }
-}
-
-impl fmt::Write for AddressText {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.length.saturating_add(text.len());
-        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
     }
 }
 
@@ -245,12 +221,15 @@ pub fn request_trailers(trailers: &HeaderMap) -> HeaderMap {
 /// by which a service could send clients past the hub.
 #[must_use]
 pub fn response_headers(mut headers: HeaderMap) -> HeaderMap {
-    let named = connection_named(&headers);
+    let (named, alt_svc) = (connection_named(&headers), header::ALT_SVC.as_str());
     // Nearly every answer has this one, and none of the others.
     headers.remove(CONNECTION);
     let stays = |name: &HeaderName| {
-        let folded = fold(name.as_str());
-        is_hop_by_hop(&folded) || *folded == *header::ALT_SVC.as_str() || named.contains(&*folded)
+        let name = name.as_str();
+        // Folding keeps the length, and most names are as long as none of these.
+        let may_stay = !named.is_empty() || name.len() == alt_svc.len() || HOP_BY_HOP.has_length(name.len());
+        let is_ours = |folded: &str| is_hop_by_hop(folded) || folded == alt_svc || named.contains(folded);
+        may_stay && is_ours(&fold(name))
     };
     let ours: Vec<HeaderName> = headers.keys().filter(|name| stays(name)).cloned().collect();
     for name in ours {
@@ -302,7 +281,8 @@ fn each_passing<'a>(
 
 /// What `Connection` headers call their own, without what is the connection's anyway: mostly there is nothing else.
 fn connection_named(headers: &HeaderMap) -> BTreeSet<String> {
-    let is_known = |token: &&[u8]| !HOP_BY_HOP.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()));
+    let is_known =
+        |token: &&[u8]| !HOP_BY_HOP.names.iter().any(|name| token.eq_ignore_ascii_case(name.as_bytes()));
     let values = headers.get_all(CONNECTION).iter();
     let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     tokens.map(<[u8]>::trim_ascii).filter(is_known).map(fold_bytes).collect()
@@ -324,16 +304,16 @@ fn fold_bytes(name: &[u8]) -> String {
 }
 
 fn is_hop_by_hop(folded: &str) -> bool {
-    HOP_BY_HOP.contains(&folded)
+    HOP_BY_HOP.has(folded)
 }
 
 fn is_reserved(folded: &str) -> bool {
     match folded.strip_prefix(OF_EXTENSIONS) {
         Some(name) => {
-            RESERVED_EXTENSIONS.contains(&name)
+            RESERVED_EXTENSIONS.has(name)
                 || RESERVED_EXTENSION_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         }
-        None => is_hop_by_hop(folded) || RESERVED.contains(&folded) || folded.starts_with(RESERVED_PREFIX),
+        None => is_hop_by_hop(folded) || RESERVED.has(folded) || folded.starts_with(RESERVED_PREFIX),
     }
 }
 

@@ -1,40 +1,36 @@
 //! One request: decided by the core, sent to a target, answered.
 
+mod begin;
+
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::tls::Channel;
-use blueprint_hub_proxy_core::{
-    CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, caller, decide, response_headers,
-};
+use blueprint_hub_proxy_core::{Refusal, ServiceSettings, Trust, response_headers};
 use http::header::CONTENT_LENGTH;
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::access_log::Entry;
+use self::begin::{Admitted, Begun, Next};
 use crate::answer::{self, REQUEST_ID};
-use crate::auth::{AuthApi, Route};
-use crate::body::{AnswerBody, ClientBody, RequestBody, StreamBody};
+use crate::auth::AuthApi;
+use crate::body::{AnswerBody, ClientBody, StreamBody};
 use crate::connector::Connector;
 use crate::guarded::Framing;
 use crate::ids::RequestIds;
 use crate::jwks::Jwks;
-use crate::limits::{Limiter, Permit};
+use crate::limits::Limiter;
 use crate::open::{OpenRequest, Seen};
 use crate::pressure::Pressure;
-use crate::send::{Answered, Outgoing, Sender, Tries, prepare};
+use crate::send::{Answered, Outgoing, Sender, Tries};
 use crate::server::ProxyParts;
 use crate::statements::Statements;
 use crate::upgraded;
@@ -76,14 +72,6 @@ impl Conversation {
             framing.resume();
         }
     }
-}
-
-/// A request that a target has answered, and what it holds until it ends.
-struct Sent {
-    response: Response<ServiceBody>,
-    at_target: AtTarget,
-    permit: Permit,
-    watch: Watch,
 }
 
 /// What all requests share.
@@ -134,7 +122,7 @@ impl Forwarder {
         }
     }
 
-    /// Answers one request, whatever it is; `number` is its place on a connection of HTTP/1.
+    /// Answers one request, whatever it is.
     ///
     /// # Cancel safety
     ///
@@ -142,70 +130,50 @@ impl Forwarder {
     pub(crate) async fn answer(
         &self,
         conversation: &Conversation,
-        number: u64,
-        mut request: Request<ClientBody>,
+        request: Request<ClientBody>,
     ) -> Response<AnswerBody> {
-        let fresh_id = self.ids.fresh();
-        let (source, tls) = (conversation.source, conversation.channel.is_tls());
-        let mut open = OpenRequest::begin(Arc::clone(&self.seen), Entry::new(source, tls));
-        open.entry().version = request.version();
-        let upgrade = upgraded::asked(&mut request).then(|| hyper::upgrade::on(&mut request));
-        let (parts, body) = request.into_parts();
-        let downstream = Downstream { source, tls, domain: &self.domain, request_id: fresh_id.as_str() };
-        let parsed = match conversation.fault(number) {
-            Some(fault) => Err(Refusal::MalformedRequest { fault }),
-            None if conversation.care.pressure.refuses() => Err(Refusal::Overloaded),
-            None => CanonicalRequest::parse(&parts, &downstream)
-                .map(|request| request.on_channel(conversation.channel.clone())),
-        };
-        let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id);
-        open.entry().request_id = request_id.into();
-        // Refused only where it is none that the core takes.
-        let mut request_id =
-            HeaderValue::from_str(request_id).unwrap_or_else(|_| HeaderValue::from_static("-"));
-        // It comes once: HTTP/2 is not to keep it in its table of what comes again, and search that each time.
-        request_id.set_sensitive(true);
-        if let Ok(canonical) = &parsed {
-            open.entry().set_request(canonical.method(), canonical.shared_path());
-        }
-        if let Ok(canonical) = &parsed
-            && let Some(route) = Route::of(canonical.path())
-        {
-            let answered = Box::pin(self.auth.answer(route, canonical, body)).await;
-            conversation.stays();
-            return self.own(answered, &request_id, open);
-        }
-        // What else is known of the request is let go here: it holds the buffer that the client's bytes are in.
-        let (method, version, headers) = essence(parts);
-        // Both halves of a gRPC call may be silent for as long as they like.
-        let may_rest = parsed.as_ref().is_ok_and(CanonicalRequest::is_grpc);
-        let least = (!may_rest).then_some(conversation.care.least_rate);
-        let upload = RequestBody::new(body, least, &mut open);
-        let sent = match parsed {
-            Ok(canonical) => {
-                self.forward(&canonical, headers, &upload, &mut open, &conversation.timers).await
+        let begun = self.begin(conversation, 0, request);
+        self.finish(conversation, begun).await
+    }
+
+    /// Answers a request that has begun.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future or the answer's body ends the request at the service too.
+    pub(crate) async fn finish(&self, conversation: &Conversation, begun: Begun) -> Response<AnswerBody> {
+        let Begun { mut open, request_id, next } = begun;
+        let answer = match next {
+            Next::Refuse(refusal) => self.own(Err(refusal), &request_id, open),
+            Next::Own(asked) => {
+                let (route, canonical, body) = *asked;
+                let answered = Box::pin(self.auth.answer(route, &canonical, body)).await;
+                self.own(answered, &request_id, open)
             }
-            Err(refusal) => Err(refusal),
-        };
-        let answer = match sent {
-            Ok(Sent { response, at_target, permit, watch }) => {
-                open.set_status(response.status());
-                open.hold(at_target, permit);
-                match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
-                    Some(client) => {
-                        conversation.upgraded();
-                        open.entry().upgraded = true;
-                        let status = upgraded::status(version);
-                        open.set_status(status);
-                        return self.upgrade(client, response, status, request_id, open, watch);
-                    }
-                    None => {
-                        let answer = |body| StreamBody::new(body, open, watch, upload);
-                        pass_on(response, &method, request_id, answer)
+            Next::Send(mut admitted) => match self.send(&mut admitted, &mut open).await {
+                Ok((response, at_target)) => {
+                    let Admitted { permit, body, version, method, upgrade, watch, .. } = *admitted;
+                    open.set_status(response.status());
+                    open.hold(at_target, permit);
+                    match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+                        Some(client) => {
+                            conversation.upgraded();
+                            open.entry().upgraded = true;
+                            let status = upgraded::status(version);
+                            open.set_status(status);
+                            return self.upgrade(client, response, status, request_id, open, watch);
+                        }
+                        None => {
+                            let answer = |of_service| StreamBody::new(of_service, open, watch, body);
+                            pass_on(response, &method, request_id, answer)
+                        }
                     }
                 }
-            }
-            Err(refusal) => self.own(Err(refusal), &request_id, open),
+                Err(refusal) => {
+                    drop(admitted);
+                    self.own(Err(refusal), &request_id, open)
+                }
+            },
         };
         conversation.stays();
         answer
@@ -254,57 +222,28 @@ impl Forwarder {
         answer
     }
 
-    /// Decides, and sends what is admitted.
-    async fn forward(
+    /// Sends what is admitted, for as long as that holds.
+    async fn send(
         &self,
-        canonical: &CanonicalRequest,
-        mut headers: HeaderMap,
-        body: &RequestBody,
+        admitted: &mut Admitted,
         open: &mut OpenRequest,
-        timers: &Timers,
-    ) -> Result<Sent, Refusal> {
-        if self.drain.is_cancelled() {
-            return Err(Refusal::Draining);
-        }
-        let trust = self.trust.load_full();
-        let now = Timestamp::from(SystemTime::now());
-        let admission = match decide(canonical, &trust, now) {
-            Ok(admission) => Arc::new(admission),
-            Err(refusal) => {
-                if let Refusal::NoHealthyTarget { service, .. } = &refusal {
-                    self.targets.forget(*service);
-                }
-                note_refused(canonical, &trust, now, open);
-                return Err(refusal);
-            }
-        };
-        let decided_at = Instant::now();
-        open.note_admission(&admission, decided_at.into_std());
+    ) -> Result<(Response<ServiceBody>, AtTarget), Refusal> {
+        let Admitted { canonical, prepared, key, admission, trust, body, headers, watch, .. } = admitted;
         let service = admission.service();
-        let settings = trust.services.get(&service).map_or(&self.no_settings, |known| known.settings());
-        body.limit(settings.limits.body_limit(&settings.key_limits))?;
-        let permit = self.limiter.begin(&admission, settings)?;
-        let statement = self.statements.of(&admission, now);
-        let key = upgraded::key(canonical)?;
-        let by = (&*admission, statement.as_ref());
-        let prepared = prepare(canonical, &headers, key.as_ref(), by, body)?;
-        headers.clear();
         let outgoing = Outgoing {
             canonical,
-            prepared: &prepared,
+            prepared,
             key: key.as_ref(),
-            admission: &admission,
+            admission,
             targets: trust.routes.targets(&service).unwrap_or_default(),
-            settings: &settings.upstream,
+            settings: &self.settings(trust, service).upstream,
             body,
-            decided_at,
+            decided_at: admitted.decided_at,
         };
-        let mut watch =
-            Watch::new(Arc::clone(&admission), Arc::clone(&self.trust), timers.clone(), decided_at);
         let mut tries = Tries::default();
         let sent = tokio::select! {
             biased;
-            sent = self.sender.send(&outgoing, headers, &mut tries) => sent,
+            sent = self.sender.send(&outgoing, std::mem::take(headers), &mut tries) => sent,
             refusal = watch.ended() => {
                 self.seen.metrics.count_revoked();
                 Err(refusal)
@@ -314,24 +253,8 @@ impl Forwarder {
         open.note_tries(&tries, answered);
         let (Answered { response, .. }, at_target) = sent?;
         body.note_answer();
-        Ok(Sent { response, at_target, permit, watch })
+        Ok((response, at_target))
     }
-}
-
-fn essence(parts: Parts) -> (Method, Version, HeaderMap) {
-    (parts.method, parts.version, parts.headers)
-}
-
-/// Notes whose request is refused, and for which service, where those exist: logs and sums tell them apart.
-fn note_refused(canonical: &CanonicalRequest, trust: &Trust, now: Timestamp, open: &mut OpenRequest) {
-    let caller = caller(canonical, trust, now);
-    if let Some(identity) = &caller {
-        open.note_caller(identity);
-    }
-    open.entry().service = match canonical.selector() {
-        Some(selector) => trust.find(selector).ok(),
-        None => caller.and_then(|identity| identity.only_service()),
-    };
 }
 
 /// Makes the client's answer out of the service's.

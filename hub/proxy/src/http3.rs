@@ -339,7 +339,7 @@ async fn answer(
     let mut request = request.map(|()| ClientBody::Http3(Box::new(body)));
     *request.version_mut() = Version::HTTP_3;
     let is_head = request.method() == Method::HEAD;
-    let answer = shared.forwarder.answer(&conversation, 0, request).await;
+    let answer = shared.forwarder.answer(&conversation, request).await;
     if let Err(error) = send.send(answer, is_head).await {
         debug!(%source, %error, "answer over HTTP/3 broke off");
     }

@@ -53,6 +53,7 @@ impl Patience {
                 biased;
                 () = &mut drained, if finished.is_none() => {
                     finish(connection.as_mut());
+                    streams.look();
                     finished = Some(Instant::now());
                 }
                 ended = poll_fn(|cx| streams.poll(connection.as_mut(), cx)) => return ended,
@@ -64,6 +65,7 @@ impl Patience {
                     match finished {
                         None if idle.is_some_and(|idle| idle >= self.idle) => {
                             finish(connection.as_mut());
+                            streams.look();
                             finished = Some(Instant::now());
                         }
                         Some(since) if idle.is_some() && since.elapsed() >= FAREWELL => {

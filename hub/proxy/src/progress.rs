@@ -66,13 +66,23 @@ impl Progress {
         let mut shared = self.0.lock();
         shared.open = shared.open.saturating_add(1);
         shared.next = shared.next.wrapping_add(1);
-        Turn { progress: self.clone(), number: shared.next, is_timed: true }
+        Turn { progress: self.clone(), number: shared.next, polled_at: None }
     }
 
     /// How long nothing has been open; `None` while something is.
     pub(crate) fn idle_for(&self) -> Option<Duration> {
         let shared = self.0.lock();
         (shared.open == 0).then(|| shared.idle_since.elapsed())
+    }
+
+    /// Since when nothing is open, where nothing is.
+    pub(crate) fn idle_since(&self) -> Instant {
+        self.0.lock().idle_since
+    }
+
+    /// Whether nothing is open.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.lock().open == 0
     }
 
     /// Ready while nothing is open.
@@ -131,16 +141,15 @@ impl Progress {
 pub(crate) struct Turn {
     progress: Progress,
     number: u64,
-    /// Whether anybody asks how long nothing has been open.
-    is_timed: bool,
+    /// When its answer was asked for a piece last, where that is known: to ask the clock once more says little else.
+    polled_at: Option<Instant>,
 }
 
 impl Turn {
     /// Keeps it open for as long as its answer is. On HTTP/1, where the connection itself ends with a client
     /// that does not read, and keeps the time between requests.
-    pub(crate) fn hold(mut self, answer: Response<AnswerBody>) -> Response<Tracked> {
-        self.is_timed = false;
-        answer.map(|body| Tracked { answer: Answer::Own(body), _turn: self })
+    pub(crate) fn hold(self, answer: Response<AnswerBody>) -> Response<Tracked> {
+        answer.map(|body| Tracked { answer: Answer::Own(body), turn: self })
     }
 
     /// The same, and the answer can be taken away.
@@ -150,7 +159,7 @@ impl Turn {
             let held = Held { body: Some(body), ready_since: Some(Instant::now()), patience };
             let held = Arc::new(Mutex::new(held));
             self.progress.0.lock().answers.push((self.number, Arc::clone(&held)));
-            Tracked { answer: Answer::Shared(held), _turn: self }
+            Tracked { answer: Answer::Shared(held), turn: self }
         })
     }
 }
@@ -162,9 +171,7 @@ impl Drop for Turn {
         let gone = place.map(|place| shared.answers.swap_remove(place));
         shared.open = shared.open.saturating_sub(1);
         if shared.open == 0 {
-            if self.is_timed {
-                shared.idle_since = Instant::now();
-            }
+            shared.idle_since = self.polled_at.unwrap_or_else(Instant::now);
             if let Some(reader) = shared.reader.take() {
                 reader.wake();
             }
@@ -178,7 +185,7 @@ impl Drop for Turn {
 /// An answer that keeps its request open.
 pub(crate) struct Tracked {
     answer: Answer,
-    _turn: Turn,
+    turn: Turn,
 }
 
 enum Answer {
@@ -194,8 +201,13 @@ impl Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        let held = match &mut self.answer {
-            Answer::Own(body) => return Pin::new(body).poll_frame(cx),
+        let this = &mut *self;
+        let held = match &mut this.answer {
+            Answer::Own(body) => {
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                this.turn.polled_at = body.polled_at();
+                return polled;
+            }
             Answer::Shared(held) => held,
         };
         let mut held = held.lock();

@@ -21,15 +21,51 @@ pub(crate) struct Rarely<F> {
     task: Option<Waker>,
 }
 
-struct Bell {
+/// A waker that remembers that it was woken, and wakes its task unless that is at work on it just now.
+pub(crate) struct Bell {
     has_rung: AtomicBool,
+    is_heard: AtomicBool,
     task: Mutex<Option<Waker>>,
+}
+
+impl Bell {
+    /// One that has rung: nobody has asked yet what it is for.
+    pub(crate) fn new() -> Arc<Self> {
+        let (has_rung, is_heard) = (AtomicBool::new(true), AtomicBool::new(false));
+        Arc::new(Self { has_rung, is_heard, task: Mutex::new(None) })
+    }
+
+    /// Whom it wakes from now on.
+    pub(crate) fn wakes(&self, task: &Waker) {
+        *self.task.lock() = Some(task.clone());
+    }
+
+    /// Whether it has rung since the last call.
+    pub(crate) fn take(&self) -> bool {
+        self.has_rung.load(Ordering::Relaxed) && self.has_rung.swap(false, Ordering::SeqCst)
+    }
+
+    /// Rings for whoever hears it now.
+    pub(crate) fn ring(&self) {
+        self.has_rung.store(true, Ordering::SeqCst);
+    }
+
+    /// Wakes nobody from now on: its task hears it, and asks until [`Self::leave`].
+    pub(crate) fn hear(&self) {
+        self.is_heard.store(true, Ordering::SeqCst);
+    }
+
+    /// Wakes its task from now on; true where it has rung before that, so that nobody was woken.
+    pub(crate) fn leave(&self) -> bool {
+        // Either this sees that it rang, or who rings sees that nobody hears it: all four are in one order.
+        self.is_heard.store(false, Ordering::SeqCst);
+        self.has_rung.load(Ordering::SeqCst)
+    }
 }
 
 impl<F> Rarely<F> {
     pub(crate) fn new(future: F) -> Self {
-        // Nobody has asked it yet.
-        let bell = Arc::new(Bell { has_rung: AtomicBool::new(true), task: Mutex::new(None) });
+        let bell = Bell::new();
         let waker = Waker::from(Arc::clone(&bell));
         Self { future: Box::pin(future), bell, waker, task: None }
     }
@@ -42,11 +78,10 @@ impl<F: Future> Future for Rarely<F> {
         let this = &mut *self;
         // Before it is looked whether it has rung: what rings later wakes this task.
         if !this.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
-            *this.bell.task.lock() = Some(cx.waker().clone());
+            this.bell.wakes(cx.waker());
             this.task = Some(cx.waker().clone());
         }
-        let has_rung = &this.bell.has_rung;
-        if !has_rung.load(Ordering::Relaxed) || !has_rung.swap(false, Ordering::AcqRel) {
+        if !this.bell.take() {
             return Poll::Pending;
         }
         this.future.as_mut().poll(&mut Context::from_waker(&this.waker))
@@ -59,7 +94,10 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.has_rung.store(true, Ordering::Release);
+        self.ring();
+        if self.is_heard.load(Ordering::SeqCst) {
+            return;
+        }
         let task = self.task.lock().clone();
         if let Some(task) = task {
             task.wake();

@@ -134,7 +134,76 @@ fn what_is_no_chunk_is_refused() {
     );
 }
 
+#[test]
+fn usual_names_are_those_of_the_library() {
+    let names = [
+        "date",
+        "etag",
+        "server",
+        "connection",
+        "content-type",
+        "last-modified",
+        "accept-ranges",
+        "cache-control",
+        "content-length",
+        "transfer-encoding",
+    ];
+    for name in names {
+        let parsed = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        assert_eq!(usual_name(name.as_bytes()), Some(parsed.clone()), "{name}");
+        assert_eq!(usual_name(name.to_ascii_uppercase().as_bytes()), Some(parsed), "{name}");
+    }
+    for name in ["", "data", "vary", "servez", "x-content-type", "content_length"] {
+        assert_eq!(usual_name(name.as_bytes()), None, "{name}");
+    }
+}
+
+/// What is read of an answer that comes in pieces of `step` bytes: how long its head is, and what it says.
+fn read_in_pieces(bytes: &[u8], step: usize) -> Result<Option<(usize, AnswerHead)>, FramingFault> {
+    let mut scan = AnswerScan::default();
+    let mut ends = (1..bytes.len()).step_by(step).chain([bytes.len()]);
+    let found = ends.find_map(|end| scan.end(&bytes[..end]).transpose()).transpose()?;
+    let read = |end| read_answer(&Bytes::copy_from_slice(&bytes[..end]), &Method::GET, HeaderMap::new());
+    found.map(|end| read(end).map(|head| (end, head))).transpose()
+}
+
+#[test]
+fn a_bare_line_end_is_refused_however_an_answer_comes() {
+    for text in [
+        "HTTP/1.1 200 OK\nx: y\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nx: y\n\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nx: y\n\nHTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nx: a\rb\r\n\r\n",
+        "HTTP/1.1 200 OK\rx\r\n\r\n",
+        "HTTP/1.1 200 OK\r\na\rb: y\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r2\r\n\r\n",
+    ] {
+        for step in 1..=text.len() {
+            let read = read_in_pieces(text.as_bytes(), step);
+            assert_eq!(read, Err(FramingFault::LineEnd), "{text:?} by {step}");
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn an_answer_is_read_the_same_however_it_comes(
+        pieces in proptest::collection::vec(
+            prop::sample::select(vec![
+                "HTTP/1.1 200 OK\r\n", "a: b\r\n", "content-length: 1\r\n", "\r\n", "\r\n\r\n", "\r", "\n", "x", ": ", "\t", "\0",
+            ]),
+            0..12,
+        ),
+        leads in any::<bool>(),
+        step in 1..40usize,
+    ) {
+        let lead = if leads { "HTTP/1.1 200 OK\r\nx: y\r\n" } else { "" };
+        let text = [lead, &pieces.concat()].concat();
+        let whole = read_in_pieces(text.as_bytes(), text.len().max(1));
+        let in_pieces = read_in_pieces(text.as_bytes(), step);
+        prop_assert_eq!(whole.ok(), in_pieces.ok());
+    }
+
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), asked in 0..2u8) {
         let asked = if asked == 0 { Method::GET } else { Method::HEAD };

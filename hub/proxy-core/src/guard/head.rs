@@ -45,14 +45,12 @@ pub(super) struct HeadScan {
 impl HeadScan {
     /// Reads on; `None` where the head is not complete.
     pub(super) fn step(&mut self, bytes: &[u8]) -> Result<Option<Head>, FramingFault> {
-        while let Some(line) = next_line(bytes, &mut self.line, &mut self.searched, MAX_HEAD)? {
-            if self.is_http11.is_none() {
-                self.first(line)?;
-            } else if line.is_empty() {
+        while let Some(line) = raw_line(bytes, &mut self.line, &mut self.searched, MAX_HEAD)? {
+            if self.is_http11.is_some() && line.is_empty() {
                 return self.finish().map(Some);
-            } else {
-                self.field(line)?;
             }
+            let read = if self.is_http11.is_none() { self.first(line) } else { self.field(line) };
+            read.map_err(|fault| in_line(line, fault))?;
         }
         if bytes.len() >= MAX_HEAD { Err(FramingFault::TooLarge) } else { Ok(None) }
     }
@@ -106,6 +104,17 @@ pub(crate) fn next_line<'b>(
     searched: &mut usize,
     most: usize,
 ) -> Result<Option<&'b [u8]>, FramingFault> {
+    let line = raw_line(bytes, start, searched, most)?;
+    if line.is_some_and(has_return) { Err(FramingFault::LineEnd) } else { Ok(line) }
+}
+
+/// As [`next_line`], for whoever refuses a carriage return inside of the line by reading it; see [`in_line`].
+pub(crate) fn raw_line<'b>(
+    bytes: &'b [u8],
+    start: &mut usize,
+    searched: &mut usize,
+    most: usize,
+) -> Result<Option<&'b [u8]>, FramingFault> {
     let unseen = bytes.get(*searched..).unwrap_or_default();
     let Some(position) = memchr(b'\n', unseen) else {
         *searched = bytes.len();
@@ -118,11 +127,17 @@ pub(crate) fn next_line<'b>(
     }
     let line = bytes.get(*start..end).unwrap_or_default();
     let line = line.strip_suffix(b"\r").ok_or(FramingFault::LineEnd)?;
-    if memchr(b'\r', line).is_some() {
-        return Err(FramingFault::LineEnd);
-    }
     (*start, *searched) = (next, next);
     Ok(Some(line))
+}
+
+fn has_return(line: &[u8]) -> bool {
+    memchr(b'\r', line).is_some()
+}
+
+/// What is wrong with a line that [`raw_line`] gave: a carriage return before all else.
+pub(crate) fn in_line(line: &[u8], fault: FramingFault) -> FramingFault {
+    if has_return(line) { FramingFault::LineEnd } else { fault }
 }
 
 /// Whether the line asks with HTTP/1.1; `None` where it is no request line.
@@ -142,14 +157,22 @@ fn request_line(line: &[u8]) -> Option<bool> {
 
 /// Name and trimmed value of a field line.
 pub(crate) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
+    let (name, value) = field_parts(line)?;
+    // What is trimmed off may stand in a value.
+    if all(value, |byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..)) {
+        Ok((name, value))
+    } else {
+        Err(FramingFault::HeaderValue)
+    }
+}
+
+/// As [`field_line`], for whoever refuses control characters in the value by himself.
+pub(crate) fn field_parts(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
     let colon = memchr(b':', line).ok_or(FramingFault::HeaderLine)?;
     let (name, rest) = line.split_at_checked(colon).ok_or(FramingFault::HeaderLine)?;
     let value = rest.get(1..).unwrap_or_default();
-    if name.is_empty() || !name.iter().all(is_token) {
+    if name.is_empty() || !all(name, |byte| is_token(&byte)) {
         return Err(FramingFault::HeaderLine);
-    }
-    if !all(value, |byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..)) {
-        return Err(FramingFault::HeaderValue);
     }
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let from = value.iter().position(|byte| !is_blank(byte)).unwrap_or(value.len());

@@ -187,9 +187,10 @@ impl Server {
             // One after the other on a connection of HTTP/1, so their order is their number.
             let number = requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
             let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
+            // At once, while nobody reads on: the library would have to do that into another buffer.
+            let begun = forwarder.begin(&conversation, number, request.map(ClientBody::Stream));
             async move {
-                let request = request.map(ClientBody::Stream);
-                let answer = forwarder.answer(&conversation, number, request).await;
+                let answer = forwarder.finish(&conversation, begun).await;
                 Ok::<_, Infallible>(turn.hold(advertise(answer, alt_svc)))
             }
         });
@@ -232,7 +233,7 @@ impl Server {
             async move {
                 let is_head = request.method() == Method::HEAD;
                 let request = request.map(ClientBody::Stream);
-                let answer = forwarder.answer(&conversation, 0, request).await;
+                let answer = forwarder.answer(&conversation, request).await;
                 let answer = if is_head { without_words(answer) } else { answer };
                 Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
             }

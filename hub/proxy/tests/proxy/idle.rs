@@ -97,6 +97,23 @@ async fn a_connection_that_is_quiet_for_too_long_ends_and_so_it_does_with_the_pr
 }
 
 #[tokio::test]
+async fn a_connection_that_was_busy_for_a_while_ends_as_one_does_that_was_not() {
+    let rig = Rig::with(|config| config.idle_timeout = Duration::from_secs(2)).await;
+    rig.route(&[rig.service(mirror)]);
+    let mut client = rig.connect().await;
+    // The last one while a timer of an earlier one runs, which ends soon.
+    for _ in 0..6 {
+        client.write_all(format!("GET / HTTP/1.1\r\n{}\r\n", rig.admitted()).as_bytes()).await.unwrap();
+        assert!(answer(&mut client).await.starts_with("http/1.1 200 "));
+        sleep(Duration::from_millis(300)).await;
+    }
+    let begin = Instant::now();
+    assert_eq!(timeout(LONG, client.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
+    let took = begin.elapsed();
+    assert!((Duration::from_millis(1600)..Duration::from_secs(4)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
 async fn an_answer_that_takes_long_is_no_silence() {
     let rig = Rig::new().await;
     rig.route(&[rig.service(|request| async {
