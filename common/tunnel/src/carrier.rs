@@ -12,7 +12,9 @@
 //!
 //! # Invariants
 //!
-//! - The engine never waits for a carrier: what does not fit into the outbox is dropped and counted.
+//! - The engine's thread of a device waits for room in an outbox, for milliseconds at most and once for a link that does not
+//!   move ([`Outbox`]); nobody else ever waits for a carrier. What does not fit then is dropped and counted.
+//! - A carrier never waits for the engine, so no two links wait for each other.
 //! - A carrier authenticates and encrypts for the network between; who a datagram is from is decided
 //!   by WireGuard alone, inside.
 //! - A link ends by itself within 30 s after its path did; the engine's echo notices earlier.

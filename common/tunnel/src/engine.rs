@@ -5,10 +5,12 @@
 //!   tx-N      device -> sparse flows first -> split, seal -> UDP
 //!   control   handshakes, timers, echoes, commands: owns the core, publishes its tables
 //!   stack     a task, where there is no device: the TCP/IP of this process
+//!   quic      links of QUIC (`carrier`): what comes goes the way of rx, what leaves waits in outboxes
 //! ```
 //!
-//! Plain threads, each from one system call to the next without handing a packet on: nothing on the way of a
-//! packet waits for another thread, and one flow is always one thread's, so that its order stays.
+//! Plain threads, each from one system call to the next without handing a packet on: over UDP nothing on the way of a
+//! packet waits for another thread, and one flow is always one thread's, so that its order stays. Over a link, tx waits for
+//! room in its outbox, for a bounded time.
 
 mod control;
 mod fair;
@@ -267,7 +269,7 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Option<JoinHandle<(
 }
 
 /// Lets the calling packet thread be served soon after it wakes.
-fn shorten_slice() {
+pub(crate) fn shorten_slice() {
     if let Err(error) = sched::set_slice(SLICE) {
         debug!(%error, "packet threads keep the system's time slice");
     }

@@ -1,11 +1,12 @@
 //! What the packet engine and a carrier other than plain UDP hand to each other.
 //!
 //! A carrier gives the engine a [`LinkSink`] to send through, and gives what it receives to a
-//! [`LinkIngress`] in a [`Batch`]. Both sides work in batches, neither waits for the other, and
-//! whatever does not fit is dropped and counted, as a network would do it.
+//! [`LinkIngress`] in a [`Batch`]. Both sides work in batches. A carrier never waits for the engine, and the engine
+//! waits for a carrier for a bounded time at most; whatever does not fit is dropped and counted, as a network would do it.
 
 use std::fmt::Debug;
 use std::mem;
+use std::time::Duration;
 
 use blueprint_common_tunnel_core::RUN_SLACK_BYTES;
 
@@ -28,7 +29,13 @@ pub trait LinkSink: Send + Sync + Debug {
     /// Takes a run of datagrams of `segment` bytes each, of which the last may be shorter.
     ///
     /// Returns how many were dropped because there was no room or they were too long. Never blocks.
-    fn send(&self, datagrams: &[u8], segment: usize) -> usize;
+    fn send(&self, datagrams: &[u8], segment: usize) -> usize {
+        self.send_within(datagrams, segment, Duration::ZERO)
+    }
+
+    /// The same, but room is waited for, in all at most as long as `patience` says. A link that let a wait end in vain and
+    /// has not moved since is not waited for.
+    fn send_within(&self, datagrams: &[u8], segment: usize, patience: Duration) -> usize;
 
     /// Longest datagram, in bytes, that passes at present; it changes as the path's MTU is learnt.
     fn max_datagram(&self) -> usize;

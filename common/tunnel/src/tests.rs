@@ -23,25 +23,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keys and addresses of one end.
 #[derive(Clone)]
-struct Identity {
+pub(crate) struct Identity {
     private_key: WgPrivateKey,
-    lease: OverlayLease,
+    pub(crate) lease: OverlayLease,
     role: Role,
 }
 
 impl Identity {
-    fn new(last: u8, role: Role) -> Self {
+    pub(crate) fn new(last: u8, role: Role) -> Self {
         let lease =
             OverlayLease { v4: [10, 77, 0, last].into(), v6: [0xfd77, 0, 0, 0, 0, 0, 0, last.into()].into() };
         Self { private_key: WgPrivateKey::random().unwrap(), lease, role }
     }
 
-    fn key(&self) -> WgPublicKey {
+    pub(crate) fn key(&self) -> WgPublicKey {
         let secret = x25519_dalek::StaticSecret::from(*self.private_key.expose());
         WgPublicKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes())
     }
 
-    fn config(&self, listen: &str) -> TunnelConfig {
+    pub(crate) fn config(&self, listen: &str) -> TunnelConfig {
         let mut seed = [0; 32];
         blueprint_common_types::fill_random(&mut seed).unwrap();
         let prefixes =
@@ -60,7 +60,7 @@ impl Identity {
         TunnelConfig::new(listen.parse().unwrap(), core)
     }
 
-    fn peer(&self, endpoint: Option<SocketAddr>) -> PeerConfig {
+    pub(crate) fn peer(&self, endpoint: Option<SocketAddr>) -> PeerConfig {
         PeerConfig {
             public_key: self.key(),
             allowed_ips: vec![
@@ -75,14 +75,14 @@ impl Identity {
 }
 
 /// A tunnel whose engine runs until it is dropped.
-struct Running {
-    tunnel: Tunnel,
+pub(crate) struct Running {
+    pub(crate) tunnel: Tunnel,
     stop: CancellationToken,
     engine: JoinHandle<()>,
 }
 
 impl Running {
-    fn start(config: TunnelConfig) -> Self {
+    pub(crate) fn start(config: TunnelConfig) -> Self {
         let (tunnel, engine) = Tunnel::bind(config).unwrap();
         let stop = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "a test has no supervisor")]
@@ -91,7 +91,7 @@ impl Running {
     }
 
     /// Ends it as a killed process would: nobody is told.
-    async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.engine.abort();
         let _ = self.engine.await;
     }
@@ -134,7 +134,7 @@ impl Pair {
     }
 }
 
-async fn wait_for(events: &mut Receiver<Event>, is_it: impl Fn(&Event) -> bool) {
+pub(crate) async fn wait_for(events: &mut Receiver<Event>, is_it: impl Fn(&Event) -> bool) {
     timeout(PATIENCE, async { while !is_it(&events.recv().await.unwrap()) {} }).await.unwrap();
 }
 

@@ -3,11 +3,16 @@
 //! Two buffers change places: the engine appends frames to one while the task sends the other, so
 //! nothing is allocated for a datagram, the lock is held for a copy only, and the task is woken once
 //! per buffer instead of once per datagram.
+//!
+//! Whoever sends may wait until the task takes what is there. A link whose task took nothing for the whole of a wait is
+//! *stuck*: nobody waits for it again before the task does. So one that never moves costs a sender one wait, and one that
+//! moves slowly costs one wait for each buffer that it takes.
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::frame;
@@ -16,7 +21,9 @@ use crate::links::LinkSink;
 /// The sink of a link, and what its task takes from it.
 #[derive(Debug)]
 pub struct Outbox {
-    frames: Mutex<Vec<u8>>,
+    frames: Mutex<Frames>,
+    /// Rings when the task has made room, and somebody waits for it.
+    room: Condvar,
     capacity_bytes: usize,
     max_datagram: AtomicUsize,
     is_open: AtomicBool,
@@ -25,11 +32,22 @@ pub struct Outbox {
     dropped: AtomicU64,
 }
 
+/// What waits for the task, and who waits for the task.
+#[derive(Debug)]
+struct Frames {
+    bytes: Vec<u8>,
+    /// Senders that wait for room.
+    waiting: usize,
+    /// The task took nothing for as long as a sender waited.
+    is_stuck: bool,
+}
+
 impl Outbox {
     /// Makes one that holds at most `capacity_bytes` of frames beside those being sent.
     pub(super) const fn new(capacity_bytes: usize, max_datagram: usize) -> Self {
         Self {
-            frames: Mutex::new(Vec::new()),
+            frames: Mutex::new(Frames { bytes: Vec::new(), waiting: 0, is_stuck: false }),
+            room: Condvar::new(),
             capacity_bytes,
             max_datagram: AtomicUsize::new(max_datagram),
             is_open: AtomicBool::new(true),
@@ -63,7 +81,8 @@ impl Outbox {
     /// Drops everything from now on.
     pub(super) fn close(&self) {
         self.is_open.store(false, Ordering::Relaxed);
-        *self.frames.lock() = Vec::new();
+        self.frames.lock().bytes = Vec::new();
+        self.room.notify_all();
     }
 
     /// Puts the waiting frames into `buffer`, which is cleared; its memory is used for the next ones.
@@ -71,8 +90,32 @@ impl Outbox {
     /// False where nothing waits.
     pub(super) fn swap(&self, buffer: &mut Vec<u8>) -> bool {
         buffer.clear();
-        mem::swap(&mut *self.frames.lock(), buffer);
+        let mut frames = self.frames.lock();
+        mem::swap(&mut frames.bytes, buffer);
+        frames.is_stuck = false;
+        let is_awaited = frames.waiting > 0;
+        drop(frames);
+        if is_awaited {
+            self.room.notify_all();
+        }
         !buffer.is_empty()
+    }
+
+    /// Waits until `bytes` more fit; false where the task took nothing until `deadline`, or nothing more leaves.
+    fn wait(&self, frames: &mut MutexGuard<'_, Frames>, bytes: usize, deadline: Instant) -> bool {
+        while frames.bytes.len() + bytes > self.capacity_bytes {
+            if frames.is_stuck || !self.is_open.load(Ordering::Relaxed) {
+                return false;
+            }
+            frames.waiting += 1;
+            let is_over = self.room.wait_until(frames, deadline).timed_out();
+            frames.waiting -= 1;
+            if is_over && frames.bytes.len() + bytes > self.capacity_bytes {
+                frames.is_stuck = true;
+                return false;
+            }
+        }
+        true
     }
 
     /// Returns once something may wait.
@@ -86,22 +129,33 @@ impl Outbox {
 }
 
 impl LinkSink for Outbox {
-    fn send(&self, datagrams: &[u8], segment: usize) -> usize {
+    fn send_within(&self, datagrams: &[u8], segment: usize, patience: Duration) -> usize {
         let max = self.max_datagram();
         let (mut sent, mut dropped) = (0, 0);
+        let mut deadline = None;
         let mut frames = self.frames.lock();
-        let was_empty = frames.is_empty();
-        let is_open = self.is_open.load(Ordering::Relaxed);
+        let mut wakes = frames.bytes.is_empty();
         for datagram in datagrams.chunks(segment.max(1)) {
-            let has_room = frames.len() + frame::HEAD + datagram.len() <= self.capacity_bytes;
-            if is_open && has_room && datagram.len() <= max && frame::encode(&mut frames, datagram) {
+            let bytes = frame::HEAD + datagram.len();
+            let mut has_room = frames.bytes.len() + bytes <= self.capacity_bytes;
+            if !has_room && !patience.is_zero() {
+                if wakes && sent > 0 {
+                    self.ready.notify_one();
+                }
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
+                has_room = self.wait(&mut frames, bytes, deadline);
+                wakes = frames.bytes.is_empty();
+            }
+            let is_open = self.is_open.load(Ordering::Relaxed);
+            let fits = is_open && has_room && datagram.len() <= max;
+            if fits && frame::encode(&mut frames.bytes, datagram) {
                 sent += 1;
             } else {
                 dropped += 1;
             }
         }
         drop(frames);
-        if was_empty && sent > 0 {
+        if wakes && sent > 0 {
             self.ready.notify_one();
         }
         self.sent.fetch_add(sent, Ordering::Relaxed);
@@ -134,5 +188,60 @@ mod tests {
         outbox.close();
         assert_eq!(outbox.send(&[7; 300], 300), 1);
         assert!(!outbox.swap(&mut buffer));
+    }
+
+    /// Long enough for a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_sender_waits_until_the_task_takes_what_is_there() {
+        let outbox = Outbox::new(1000, 400);
+        assert_eq!(outbox.send_within(&[7; 900], 300, PATIENCE), 0);
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| outbox.send_within(&[8; 1500], 300, PATIENCE));
+            let (mut buffer, mut taken) = (Vec::new(), 0);
+            while taken < 8 * 302 {
+                outbox.swap(&mut buffer);
+                assert!(buffer.len() <= 1000);
+                taken += buffer.len();
+                std::thread::yield_now();
+            }
+            assert_eq!(sender.join().unwrap(), 0);
+        });
+        assert_eq!((outbox.sent(), outbox.dropped()), (8, 0));
+    }
+
+    #[test]
+    fn a_link_that_never_moves_costs_one_wait_and_one_that_moves_again_is_waited_for_again() {
+        let outbox = Outbox::new(1000, 400);
+        let (patience, started) = (Duration::from_millis(300), Instant::now());
+        assert_eq!(outbox.send_within(&[7; 1200], 300, patience), 1);
+        assert!(started.elapsed() >= patience);
+        let started = Instant::now();
+        for _ in 0..100 {
+            assert_eq!(outbox.send_within(&[7; 1200], 300, patience), 4);
+        }
+        assert!(started.elapsed() < 50 * patience, "nobody waits for a stuck link");
+        assert_eq!((outbox.sent(), outbox.dropped()), (3, 401));
+
+        assert!(outbox.swap(&mut Vec::new()));
+        let started = Instant::now();
+        assert_eq!(outbox.send_within(&[7; 1200], 300, patience), 1);
+        assert!(started.elapsed() >= patience);
+    }
+
+    #[test]
+    fn the_end_of_a_link_ends_a_wait_for_it() {
+        let outbox = Outbox::new(1000, 400);
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| outbox.send_within(&[7; 1200], 300, 10 * PATIENCE));
+            while outbox.frames.lock().waiting == 0 {
+                std::thread::yield_now();
+            }
+            let started = Instant::now();
+            outbox.close();
+            assert_eq!(sender.join().unwrap(), 1);
+            assert!(started.elapsed() < PATIENCE);
+        });
     }
 }

@@ -6,10 +6,12 @@
 
 mod coalesce;
 mod congestion;
+mod drivers;
 mod first;
 mod link;
 mod server;
 mod shared_socket;
+mod thread;
 mod transport;
 
 pub use link::QuicLink;
@@ -24,12 +26,13 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{AsyncUdpSocket, Endpoint, Runtime, TokioRuntime, UdpPoller, udp};
+use quinn::{AsyncUdpSocket, Endpoint, Runtime, UdpPoller, udp};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::timeout;
 
 use super::ALPN;
 use coalesce::Coalescing;
+use drivers::Keeping;
 use transport::RECEIVE_BYTES;
 
 /// How long a handshake may take: two round trips, and a repeat of each, on a slow path.
@@ -88,8 +91,7 @@ pub fn client_socket(remote: SocketAddr) -> io::Result<UdpSocket> {
 /// Connects to the hub at `remote`, whose certificate has to be good for `server_name`.
 ///
 /// The client certificate is in `tls`, which should be made with
-/// [`crypto_provider`](super::crypto_provider). Runs on the current tokio runtime; one with a single
-/// thread spares the hand-over between quinn's tasks.
+/// [`crypto_provider`](super::crypto_provider). The handshake runs on the current tokio runtime, the link on a thread of its own.
 ///
 /// # Errors
 ///
@@ -112,13 +114,20 @@ pub async fn dial(
         QuicClientConfig::try_from(tls).map_err(|error| QuicError::Tls { reason: error.to_string() })?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport::config(limits)));
-    let runtime = Arc::new(TokioRuntime);
+    let runtime = Keeping::start()?;
     let socket = ClientSocket { inner: runtime.wrap_udp_socket(socket)?, limits: limits.clone() };
     let socket = Coalescing::for_one(Arc::new(socket));
-    let endpoint = Endpoint::new_with_abstract_socket(transport::endpoint(limits), None, socket, runtime)?;
-    let connecting = endpoint.connect_with(config, remote, server_name)?;
-    let connection = timeout(HANDSHAKE_MAX, connecting).await.map_err(|_| QuicError::TimedOut)??;
-    QuicLink::new(connection)
+    let endpoint = Endpoint::new_with_abstract_socket(
+        transport::endpoint(limits),
+        None,
+        Arc::<Coalescing>::clone(&socket),
+        Arc::<Keeping>::clone(&runtime),
+    )?;
+    let connecting = endpoint.connect_with(config, remote, server_name);
+    let mut drivers = runtime.take(&socket, remote);
+    let connected = timeout(HANDSHAKE_MAX, connecting?);
+    let connection = drivers.beside(|| None, connected).await.map_err(|_| QuicError::TimedOut)??;
+    QuicLink::new(connection, drivers)
 }
 
 /// A socket of our own, as quinn drives it, with room for whole GRO bundles and no more.

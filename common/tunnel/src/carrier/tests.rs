@@ -2,6 +2,7 @@
 
 mod flood;
 mod neighbour;
+mod overlay;
 mod quic;
 mod speed;
 mod stream;

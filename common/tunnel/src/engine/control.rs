@@ -97,7 +97,7 @@ impl Control {
     /// is too old for the other end's replay window.
     fn send(&mut self) {
         while let Some(transmit) = self.core.poll_transmit() {
-            self.shared.wire.send(0, &transmit.to, &transmit.payload, transmit.payload.len(), false);
+            self.shared.wire.send(0, &transmit.to, &transmit.payload, transmit.payload.len(), Duration::ZERO);
             self.core.recycle(transmit.payload);
         }
     }

@@ -204,7 +204,7 @@ impl Outlet for Sink {
 
     fn send(&mut self, to: &Endpoint, datagrams: &[u8], segment: usize) {
         // A full socket drops, as a router does: waiting would keep every other peer's packets from being read.
-        self.shared.wire.send(self.shard, to, datagrams, segment, false);
+        self.shared.wire.send(self.shard, to, datagrams, segment, Duration::ZERO);
     }
 
     fn tell(&mut self, notice: Notice) {

@@ -293,7 +293,7 @@ impl Egress {
         }
         drop(sealer);
         self.plain.clear();
-        let sent = self.outgoing.flush(&shared.wire, 0, false);
+        let sent = self.outgoing.flush(&shared.wire, 0, None);
         self.tally.add(Traffic::TxDatagrams, sent);
     }
 }

@@ -175,7 +175,7 @@ impl Transmitter {
         }
         drop(sealer);
         self.tally.add(Traffic::Local, packets);
-        let sent = self.outgoing.flush(&shared.wire, self.shard, true);
+        let sent = self.outgoing.flush(&shared.wire, self.shard, Some(now));
         self.tally.add(Traffic::TxDatagrams, sent);
     }
 
@@ -253,7 +253,7 @@ impl Transmitter {
             let packet = self.segment.get(..padded).unwrap_or_default();
             if !self.outgoing.has_room(padded + RUN_SLACK_BYTES) {
                 // Thousands of tiny segments: more than was reserved.
-                self.outgoing.flush(&self.shared.wire, self.shard, true);
+                self.outgoing.flush(&self.shared.wire, self.shard, Some(now));
             }
             match sealer.seal(packet, self.outgoing.room(), now) {
                 Ok(len) => self.outgoing.commit(&to, len),

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use blueprint_common_tunnel_core::{Endpoint, LinkId, Via};
@@ -76,15 +77,23 @@ impl Wire {
     }
 
     /// Sends `datagrams` of `segment` bytes each, the last may be shorter. What cannot be sent is dropped and
-    /// counted, as a network would do it. With `wait` a full socket is waited for.
-    pub(crate) fn send(&self, shard: usize, to: &Endpoint, datagrams: &[u8], segment: usize, wait: bool) {
+    /// counted, as a network would do it. With `patience` a full socket is waited for, and a full link as long as it says.
+    pub(crate) fn send(
+        &self,
+        shard: usize,
+        to: &Endpoint,
+        datagrams: &[u8],
+        segment: usize,
+        patience: Duration,
+    ) {
         let (lost, counter) = match to.via {
-            Via::Udp(port) => {
-                (self.send_udp(shard, port, to, datagrams, segment, wait), &self.errors.udp_send)
-            }
+            Via::Udp(port) => (
+                self.send_udp(shard, port, to, datagrams, segment, !patience.is_zero()),
+                &self.errors.udp_send,
+            ),
             Via::Quic(link) | Via::Tls(link) => {
                 let lost = match self.links.load().get(&link) {
-                    Some(sink) => sink.send(datagrams, segment),
+                    Some(sink) => sink.send_within(datagrams, segment, patience),
                     None => datagrams.len().div_ceil(segment.max(1)),
                 };
                 (lost, &self.errors.link_send)

@@ -2,20 +2,18 @@
 //!
 //! quinn fills at most ten datagrams for one call. A call costs more than all it does for its datagrams, and so does what
 //! it sets off at the receiver, so full tens are held until the next ones fill the call, a shorter one shows that nothing
-//! follows, or quinn's tasks have had their turn without adding to them. Order within a destination stays.
+//! follows, or the connection's turn is over and it flushes. Order within a destination stays.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
-use tokio::sync::Notify;
-use tokio::task::yield_now;
+use quinn::{AsyncUdpSocket, UdpPoller};
 
 /// Bytes of one call at most: what an IPv4 datagram may hold, less what options would take.
 const CALL_BYTES_MAX: usize = 65_000;
@@ -30,8 +28,6 @@ pub(super) struct Coalescing {
     inner: Arc<dyn AsyncUdpSocket>,
     places: Vec<Mutex<Held>>,
     hasher: RandomState,
-    /// Wakes the task that sends what nobody adds to.
-    rest: Arc<Notify>,
 }
 
 /// Datagrams that wait for others of the same way and length.
@@ -40,10 +36,6 @@ struct Held {
     bytes: Vec<u8>,
     way: Option<Way>,
     segment: usize,
-    /// Goes up with all that is added.
-    additions: u64,
-    /// What `additions` was at the last look; nobody has added anything since where it is the same.
-    looked: Option<u64>,
 }
 
 /// What one call has in common.
@@ -55,7 +47,7 @@ struct Way {
 }
 
 impl Coalescing {
-    /// Wraps the socket of one connection; runs a task on the current tokio runtime until it is dropped.
+    /// Wraps the socket of one connection.
     pub(super) fn for_one(inner: Arc<dyn AsyncUdpSocket>) -> Arc<Self> {
         Self::new(inner, 1)
     }
@@ -66,11 +58,8 @@ impl Coalescing {
     }
 
     fn new(inner: Arc<dyn AsyncUdpSocket>, places: usize) -> Arc<Self> {
-        let rest = Arc::<Notify>::default();
         let places = std::iter::repeat_with(Mutex::default).take(places).collect();
-        let this = Arc::new(Self { inner, places, hasher: RandomState::new(), rest: Arc::clone(&rest) });
-        TokioRuntime.spawn(Box::pin(send_rests(Arc::downgrade(&this), rest)));
-        this
+        Arc::new(Self { inner, places, hasher: RandomState::new() })
     }
 
     fn place(&self, destination: SocketAddr) -> Option<&Mutex<Held>> {
@@ -95,18 +84,24 @@ impl Coalescing {
         self.places.iter().try_for_each(|place| place.lock().send(&*self.inner))
     }
 
-    /// Sends what nobody has added to since the last look; true where something waits still.
-    fn look(&self) -> io::Result<bool> {
-        let mut waits = false;
-        for place in &self.places {
-            let mut held = place.lock();
-            let additions = held.additions;
-            if held.looked.replace(additions) == Some(additions) {
-                held.send(&*self.inner)?;
+    /// Sends what waits for a destination; `Pending` while the socket would block, with `poller` waiting for it.
+    pub(super) fn poll_flush(
+        &self,
+        destination: SocketAddr,
+        poller: &mut Option<Pin<Box<dyn UdpPoller>>>,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        let Some(place) = self.place(destination) else { return Poll::Ready(()) };
+        loop {
+            match place.lock().send(&*self.inner) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // What could not be sent is gone, as with any other call; quinn hears of it with the next.
+                Ok(()) | Err(_) => return Poll::Ready(()),
             }
-            waits |= !held.bytes.is_empty();
+            let poller = poller.get_or_insert_with(|| Arc::clone(&self.inner).create_io_poller());
+            // A socket that fails says so to quinn, too.
+            let _ = ready!(poller.as_mut().poll_writable(context));
         }
-        Ok(waits)
     }
 }
 
@@ -130,7 +125,6 @@ impl Held {
             self.segment = transmit.segment_size.unwrap_or(transmit.contents.len());
         }
         self.bytes.extend_from_slice(transmit.contents);
-        self.additions = self.additions.wrapping_add(1);
     }
 
     /// Sends what waits; keeps it where the socket would block.
@@ -171,31 +165,6 @@ fn is_full(transmit: &Transmit<'_>) -> bool {
     })
 }
 
-/// Sends what waits once quinn's tasks have had a turn and added nothing, until the socket is gone.
-async fn send_rests(socket: Weak<Coalescing>, rest: Arc<Notify>) {
-    loop {
-        rest.notified().await;
-        loop {
-            let Some(this) = socket.upgrade() else { return };
-            match this.look() {
-                Ok(false) => break,
-                Ok(true) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let mut poller = Arc::clone(&this.inner).create_io_poller();
-                    drop(this);
-                    // A socket that fails says so to quinn, too.
-                    let _ = std::future::poll_fn(|context| poller.as_mut().poll_writable(context)).await;
-                    continue;
-                }
-                // What could not be sent is gone, as with any other call; quinn hears of it with the next.
-                Err(_) => {}
-            }
-            drop(this);
-            yield_now().await;
-        }
-    }
-}
-
 impl AsyncUdpSocket for Coalescing {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Arc::clone(&self.inner).create_io_poller()
@@ -215,12 +184,11 @@ impl AsyncUdpSocket for Coalescing {
         held.add(transmit);
         if !is_full || !held.takes(transmit, segments_max) {
             match held.send(&*self.inner) {
-                // It is taken; whoever waits for the socket sends it.
+                // It is taken, and flushed once the socket takes something.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => return sent,
             }
         }
-        self.rest.notify_one();
         Ok(())
     }
 
@@ -253,7 +221,6 @@ impl AsyncUdpSocket for Coalescing {
 impl Drop for Coalescing {
     fn drop(&mut self) {
         let _ = self.send_all();
-        self.rest.notify_one();
     }
 }
 

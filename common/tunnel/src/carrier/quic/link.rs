@@ -10,10 +10,12 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use quinn::{Connection, ConnectionError, SendDatagramError, VarInt};
 use rustls_pki_types::CertificateDer;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::QuicError;
+use super::drivers::Drivers;
 use crate::carrier::CarrierError;
 use crate::carrier::frame;
 use crate::carrier::outbox::Outbox;
@@ -37,16 +39,17 @@ const MTU_LOOKS: u32 = 60;
 pub struct QuicLink {
     connection: Connection,
     outbox: Arc<Outbox>,
+    drivers: Drivers,
 }
 
 impl QuicLink {
-    pub(super) fn new(connection: Connection) -> Result<Self, QuicError> {
+    pub(super) fn new(connection: Connection, drivers: Drivers) -> Result<Self, QuicError> {
         let max = connection.max_datagram_size().ok_or(QuicError::NoDatagrams)?;
         let outbox = Arc::new(Outbox::new(OUTBOX_BYTES, max));
-        Ok(Self { connection, outbox })
+        Ok(Self { connection, outbox, drivers })
     }
 
-    /// The sink of the link. It takes datagrams at once; [`Self::run`] carries them.
+    /// The sink of the link. It takes datagrams at once; [`Self::run`] carries them, and all else that the connection needs.
     pub fn sink(&self) -> Arc<Outbox> {
         Arc::clone(&self.outbox)
     }
@@ -73,7 +76,7 @@ impl QuicLink {
         self.connection.rtt()
     }
 
-    /// Runs the link until `stop` or until it fails.
+    /// Runs the link until `stop` or until it fails, on the thread of its endpoint.
     ///
     /// # Errors
     ///
@@ -82,17 +85,41 @@ impl QuicLink {
     /// # Cancel safety
     ///
     /// Dropping it ends the link: the sink drops everything from then on.
-    pub async fn run<I: LinkIngress>(
+    pub async fn run<I: LinkIngress + 'static>(
         self,
-        mut ingress: I,
+        ingress: I,
         stop: CancellationToken,
     ) -> Result<(), CarrierError> {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Ok(()),
-            end = receive(&self.connection, &mut ingress) => end,
-            end = transmit(&self.connection, &self.outbox) => end,
-        }
+        let thread = Arc::clone(self.drivers.thread());
+        let mut task = Task(thread.handle().spawn(self.carry(ingress, stop)));
+        // It does not panic, and ends early only with its thread.
+        (&mut task.0).await.unwrap_or(Err(CarrierError::Closed))
+    }
+
+    async fn carry(
+        mut self,
+        mut ingress: impl LinkIngress,
+        stop: CancellationToken,
+    ) -> Result<(), CarrierError> {
+        let (connection, outbox) = (&self.connection, &*self.outbox);
+        let work = async {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => Ok(()),
+                end = receive(connection, &mut ingress) => end,
+                end = transmit(connection, outbox) => end,
+            }
+        };
+        self.drivers.beside(|| Some(connection.remote_address()), work).await
+    }
+}
+
+/// A task that ends with its handle.
+struct Task<T>(JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

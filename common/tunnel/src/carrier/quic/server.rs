@@ -11,11 +11,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connecting, Endpoint, Incoming, ServerConfig, TokioRuntime, VarInt};
+use quinn::{AsyncUdpSocket, Connecting, Endpoint, Incoming, ServerConfig, VarInt};
 use tokio::time::timeout;
 
 use super::coalesce::Coalescing;
+use super::drivers::{Drivers, Keeping};
 use super::{HANDSHAKE_MAX, QuicError, QuicLimits, QuicLink, SharedSocket, transport};
 use crate::carrier::ALPN;
 
@@ -30,6 +32,9 @@ const INCOMING_TOTAL_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct QuicServer {
     endpoint: Endpoint,
+    /// Held from the start of a connection until what drives it is taken.
+    runtime: Mutex<Arc<Keeping>>,
+    sending: Arc<Coalescing>,
     socket: Arc<SharedSocket>,
     limits: QuicLimits,
     /// Each handshake under way holds a clone.
@@ -40,7 +45,7 @@ pub struct QuicServer {
 }
 
 impl QuicServer {
-    /// Serves on `socket` those clients that `tls` lets in; runs on the current tokio runtime.
+    /// Serves on `socket` those clients that `tls` lets in, with a thread of its own for all links.
     ///
     /// `tls` has to ask for client certificates; its ALPN is replaced by ours.
     ///
@@ -55,14 +60,19 @@ impl QuicServer {
         let config = server_config(tls, &limits)?;
         let mut endpoint = transport::endpoint(&limits);
         socket.name_links(&mut endpoint);
+        let runtime = Keeping::start()?;
+        let sending = Coalescing::for_many(Arc::<SharedSocket>::clone(&socket));
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint,
             Some(config),
-            Coalescing::for_many(Arc::<SharedSocket>::clone(&socket)),
-            Arc::new(TokioRuntime),
+            Arc::<Coalescing>::clone(&sending),
+            Arc::<Keeping>::clone(&runtime),
         )?;
+        runtime.take(&sending, socket.local_addr()?).finish();
         Ok(Self {
             endpoint,
+            runtime: Mutex::new(runtime),
+            sending,
             socket,
             limits,
             handshakes: Arc::new(()),
@@ -116,11 +126,22 @@ impl QuicServer {
         let remote = incoming.remote_address();
         let local = incoming.local_ip();
         let is_proved = incoming.remote_address_validated();
-        let Ok(connecting) = incoming.accept() else {
+        let runtime = self.runtime.lock();
+        let accepted = incoming.accept();
+        let drivers = runtime.take(&self.sending, remote);
+        drop(runtime);
+        let Ok(connecting) = accepted else {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        Some(Handshake { connecting, remote, local, is_proved, _under_way: Arc::clone(&self.handshakes) })
+        Some(Handshake {
+            connecting,
+            drivers,
+            remote,
+            local,
+            is_proved,
+            _under_way: Arc::clone(&self.handshakes),
+        })
     }
 
     /// Handshakes that are under way now.
@@ -182,6 +203,7 @@ fn server_config(tls: &rustls::ServerConfig, limits: &QuicLimits) -> Result<Serv
 #[derive(Debug)]
 pub struct Handshake {
     connecting: Connecting,
+    drivers: Drivers,
     remote: SocketAddr,
     local: Option<IpAddr>,
     is_proved: bool,
@@ -215,7 +237,9 @@ impl Handshake {
     ///
     /// Dropping it closes the connection.
     pub async fn finish(self) -> Result<QuicLink, QuicError> {
-        let connection = timeout(HANDSHAKE_MAX, self.connecting).await.map_err(|_| QuicError::TimedOut)??;
-        QuicLink::new(connection)
+        let Self { connecting, mut drivers, .. } = self;
+        let connected = timeout(HANDSHAKE_MAX, connecting);
+        let connection = drivers.beside(|| None, connected).await.map_err(|_| QuicError::TimedOut)??;
+        QuicLink::new(connection, drivers)
     }
 }

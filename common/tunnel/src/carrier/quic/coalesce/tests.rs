@@ -1,4 +1,5 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Waker;
 
 use super::*;
 
@@ -87,8 +88,8 @@ fn send(socket: &Coalescing, destination: SocketAddr, fill: u8, length: usize) -
     socket.try_send(&Transmit { destination, ecn: None, contents: &contents, segment_size, src_ip: None })
 }
 
-#[tokio::test]
-async fn tens_that_follow_each_other_share_calls_in_their_order() {
+#[test]
+fn tens_that_follow_each_other_share_calls_in_their_order() {
     let calls = Calls::new();
     let socket = Coalescing::for_one(Arc::<Calls>::clone(&calls));
     for fill in 1..=5 {
@@ -103,8 +104,8 @@ async fn tens_that_follow_each_other_share_calls_in_their_order() {
     assert!(calls.calls.lock().iter().all(|(at, _, segment)| *at == to(1) && *segment == Some(SEGMENT)));
 }
 
-#[tokio::test]
-async fn what_is_short_alone_is_sent_at_once_and_as_it_is() {
+#[test]
+fn what_is_short_alone_is_sent_at_once_and_as_it_is() {
     let calls = Calls::new();
     let socket = Coalescing::for_one(Arc::<Calls>::clone(&calls));
     send(&socket, to(1), 1, 40).unwrap();
@@ -113,8 +114,8 @@ async fn what_is_short_alone_is_sent_at_once_and_as_it_is() {
     assert_eq!(calls.calls.lock()[0].2, None);
 }
 
-#[tokio::test]
-async fn another_destination_or_length_never_shares_a_call() {
+#[test]
+fn another_destination_or_length_never_shares_a_call() {
     let calls = Calls::new();
     let socket = Coalescing::for_one(Arc::<Calls>::clone(&calls));
     send(&socket, to(1), 1, TEN).unwrap();
@@ -130,38 +131,29 @@ async fn another_destination_or_length_never_shares_a_call() {
     assert_eq!(calls.lengths(), [TEN, TEN, SEGMENT + 1, TEN, 9]);
 }
 
-#[tokio::test]
-async fn what_nobody_adds_to_is_sent_after_a_turn() {
-    let calls = Calls::new();
-    let socket = Coalescing::for_many(Arc::<Calls>::clone(&calls));
-    for port in 1..=40 {
-        send(&socket, to(port), 1, TEN).unwrap();
-    }
-    while calls.lengths().len() < 40 {
-        yield_now().await;
-    }
-    assert_eq!(socket.waiting(), 0);
-    let mut ports: Vec<_> = calls.calls.lock().iter().map(|(at, _, _)| at.port()).collect();
-    ports.sort_unstable();
-    assert_eq!(ports, (1..=40).collect::<Vec<_>>());
+/// Sends what waits for a destination.
+fn flush(socket: &Coalescing, destination: SocketAddr) -> Poll<()> {
+    socket.poll_flush(destination, &mut None, &mut Context::from_waker(Waker::noop()))
 }
 
-#[tokio::test]
-async fn one_that_sends_without_end_holds_nobody_else_up() {
+#[test]
+fn what_is_held_goes_with_the_flush_of_its_destination_alone() {
     let calls = Calls::new();
     let socket = Coalescing::for_many(Arc::<Calls>::clone(&calls));
     let place = |port| socket.place(to(port)).map(std::ptr::from_ref);
     let other = (2..1000).find(|port| place(*port) != place(1)).unwrap();
     send(&socket, to(1), 1, TEN).unwrap();
-    for _ in 0..20 {
-        send(&socket, to(other), 2, TEN).unwrap();
-        yield_now().await;
-    }
-    assert!(calls.calls.lock().iter().any(|(at, ..)| *at == to(1)), "{:?}", calls.lengths());
+    send(&socket, to(other), 2, TEN).unwrap();
+    assert_eq!(flush(&socket, to(other)), Poll::Ready(()));
+    assert_eq!(calls.calls.lock()[0].0, to(other));
+    assert_eq!((calls.lengths(), socket.waiting()), (vec![TEN], TEN));
+    assert_eq!(flush(&socket, to(1)), Poll::Ready(()));
+    assert_eq!(flush(&socket, to(1)), Poll::Ready(()), "nothing waits any more");
+    assert_eq!(calls.lengths(), [TEN, TEN]);
 }
 
-#[tokio::test]
-async fn what_is_held_when_the_kernel_refuses_the_offload_goes_one_by_one() {
+#[test]
+fn what_is_held_when_the_kernel_refuses_the_offload_goes_one_by_one() {
     let calls = Calls::new();
     let socket = Coalescing::for_one(Arc::<Calls>::clone(&calls));
     send(&socket, to(1), 1, TEN).unwrap();
@@ -172,8 +164,8 @@ async fn what_is_held_when_the_kernel_refuses_the_offload_goes_one_by_one() {
     assert_eq!(calls.calls.lock()[10].1, vec![2; SEGMENT], "in their order");
 }
 
-#[tokio::test]
-async fn a_socket_that_would_block_loses_nothing() {
+#[test]
+fn a_socket_that_would_block_loses_nothing() {
     let calls = Calls::new();
     let socket = Coalescing::for_one(Arc::<Calls>::clone(&calls));
     calls.is_blocked.store(true, Ordering::Relaxed);
@@ -182,18 +174,16 @@ async fn a_socket_that_would_block_loses_nothing() {
     }
     let refused = send(&socket, to(1), 5, TEN).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
-    yield_now().await;
+    assert_eq!(flush(&socket, to(1)), Poll::Pending);
     assert_eq!(socket.waiting(), 4 * TEN);
     calls.is_blocked.store(false, Ordering::Relaxed);
-    while calls.lengths().is_empty() {
-        yield_now().await;
-    }
+    assert_eq!(flush(&socket, to(1)), Poll::Ready(()));
     send(&socket, to(1), 5, 40).unwrap();
     assert_eq!(calls.lengths(), [4 * TEN, 40]);
 }
 
-#[tokio::test]
-async fn without_offload_every_call_is_passed_on() {
+#[test]
+fn without_offload_every_call_is_passed_on() {
     let calls = Calls::new();
     calls.segments_max.store(1, Ordering::Relaxed);
     let socket = Coalescing::for_one(Arc::<Calls>::clone(&calls));
@@ -203,15 +193,11 @@ async fn without_offload_every_call_is_passed_on() {
     assert_eq!(calls.lengths(), [SEGMENT; 3]);
 }
 
-#[tokio::test]
-async fn the_end_sends_the_rest_and_ends_the_task() {
+#[test]
+fn the_end_sends_the_rest() {
     let calls = Calls::new();
     let socket = Coalescing::for_one(Arc::<Calls>::clone(&calls));
     send(&socket, to(1), 1, TEN).unwrap();
-    let rest = Arc::downgrade(&socket.rest);
     drop(socket);
     assert_eq!(calls.lengths(), [TEN]);
-    while rest.strong_count() > 0 {
-        yield_now().await;
-    }
 }

@@ -1,0 +1,56 @@
+//! The thread that carries QUIC links: all of a hub's, or a spoke's one.
+//!
+//! A runtime with several threads has them call each other for every buffer that goes from quinn's task to the link's, and
+//! while one thread decrypts faster than the other delivers, what waits between the two overflows. Here they take turns.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use crate::engine::shorten_slice;
+use crate::sys::caps;
+
+/// A thread with a runtime of its own; it ends when nobody has it any more, tasks on it included.
+#[derive(Debug)]
+pub(super) struct LinkThread {
+    handle: Handle,
+    /// Dropping it ends the thread.
+    _end: oneshot::Sender<()>,
+}
+
+impl LinkThread {
+    /// Starts one.
+    ///
+    /// # Errors
+    ///
+    /// Where the system has no thread or no descriptor left.
+    pub(super) fn start() -> io::Result<Arc<Self>> {
+        let (started, start) = mpsc::sync_channel(1);
+        let (end, ended) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("tunnel-quic".to_owned()).spawn(move || {
+            if let Err(error) = caps::drop_net_admin() {
+                debug!(%error, "a thread keeps the right to change the network");
+            }
+            shorten_slice();
+            // Made here, because a runtime must not be dropped where another one is at work.
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            if started.send(Ok(runtime.handle().clone())).is_ok() {
+                // Its only end is that the sender is dropped.
+                let _ = runtime.block_on(ended);
+            }
+        })?;
+        let handle = start.recv().map_err(io::Error::other)??;
+        Ok(Arc::new(Self { handle, _end: end }))
+    }
+
+    /// Its runtime.
+    pub(super) const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
