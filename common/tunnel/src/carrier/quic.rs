@@ -114,7 +114,7 @@ pub async fn dial(
         QuicClientConfig::try_from(tls).map_err(|error| QuicError::Tls { reason: error.to_string() })?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport::config(limits)));
-    let runtime = Keeping::start()?;
+    let runtime = Keeping::start(1)?;
     let socket = ClientSocket { inner: runtime.wrap_udp_socket(socket)?, limits: limits.clone() };
     let socket = Coalescing::for_one(Arc::new(socket));
     let endpoint = Endpoint::new_with_abstract_socket(

@@ -11,7 +11,7 @@ use std::mem;
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
@@ -33,26 +33,39 @@ const DUE: u8 = 2;
 
 type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The runtime of a [`LinkThread`], but what quinn spawns is kept for [`Drivers`].
+/// The runtime of one of some [`LinkThread`]s after the other, but what quinn spawns is kept for [`Drivers`].
 pub(super) struct Keeping {
-    thread: Arc<LinkThread>,
+    threads: Vec<Arc<LinkThread>>,
+    /// Whose turn it is.
+    turn: AtomicUsize,
     kept: Mutex<Vec<Driver>>,
 }
 
 impl Keeping {
-    /// Starts a thread for it.
+    /// Starts as many threads for it, one at least.
     ///
     /// # Errors
     ///
     /// Those of [`LinkThread::start`].
-    pub(super) fn start() -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self { thread: LinkThread::start()?, kept: Mutex::default() }))
+    pub(super) fn start(threads: usize) -> io::Result<Arc<Self>> {
+        let threads = (0..threads.max(1)).map(|_| LinkThread::start()).collect::<io::Result<_>>()?;
+        Ok(Arc::new(Self { threads, turn: AtomicUsize::new(0), kept: Mutex::default() }))
+    }
+
+    #[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "there is one at least")]
+    fn thread(&self) -> &Arc<LinkThread> {
+        &self.threads[self.turn.load(Ordering::Relaxed) % self.threads.len()]
+    }
+
+    /// Has the next connection on the next thread.
+    pub(super) fn go_round(&self) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What quinn has spawned since the last call, for a connection with `remote` on `socket`.
     pub(super) fn take(&self, socket: &Arc<Coalescing>, remote: SocketAddr) -> Drivers {
         let drivers = mem::take(&mut *self.kept.lock());
-        let (thread, socket) = (Arc::clone(&self.thread), Arc::clone(socket));
+        let (thread, socket) = (Arc::clone(self.thread()), Arc::clone(socket));
         Drivers { drivers, turn: Arc::default(), thread, socket, remote, poller: None, is_last: false }
     }
 }
@@ -65,7 +78,7 @@ impl fmt::Debug for Keeping {
 
 impl Runtime for Keeping {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        let _context = self.thread.handle().enter();
+        let _context = self.thread().handle().enter();
         TokioRuntime.new_timer(at)
     }
 
@@ -74,7 +87,7 @@ impl Runtime for Keeping {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        let _context = self.thread.handle().enter();
+        let _context = self.thread().handle().enter();
         TokioRuntime.wrap_udp_socket(socket)
     }
 

@@ -28,6 +28,9 @@ const INCOMING_BYTES: u64 = 64 << 10;
 /// The same for all attempts.
 const INCOMING_TOTAL_BYTES: u64 = 16 << 20;
 
+/// Threads that links are spread over at most.
+const THREADS_MAX: usize = 4;
+
 /// Accepts links. Dropping it lets established ones go on.
 #[derive(Debug)]
 pub struct QuicServer {
@@ -45,7 +48,8 @@ pub struct QuicServer {
 }
 
 impl QuicServer {
-    /// Serves on `socket` those clients that `tls` lets in, with a thread of its own for all links.
+    /// Serves on `socket` those clients that `tls` lets in, with a thread of its own for each processor, four at most;
+    /// each link stays on one.
     ///
     /// `tls` has to ask for client certificates; its ALPN is replaced by ours.
     ///
@@ -60,7 +64,8 @@ impl QuicServer {
         let config = server_config(tls, &limits)?;
         let mut endpoint = transport::endpoint(&limits);
         socket.name_links(&mut endpoint);
-        let runtime = Keeping::start()?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let runtime = Keeping::start(threads)?;
         let sending = Coalescing::for_many(Arc::<SharedSocket>::clone(&socket));
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint,
@@ -129,6 +134,8 @@ impl QuicServer {
         let runtime = self.runtime.lock();
         let accepted = incoming.accept();
         let drivers = runtime.take(&self.sending, remote);
+        // The first is where the socket is read: alone, a link has no other thread to wait for.
+        runtime.go_round();
         drop(runtime);
         let Ok(connecting) = accepted else {
             self.refused.fetch_add(1, Ordering::Relaxed);

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Drivers of a socket of loopback.
 fn keeping() -> (Arc<Keeping>, Arc<Coalescing>, SocketAddr) {
-    let keeping = Keeping::start().unwrap();
+    let keeping = Keeping::start(2).unwrap();
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let at = socket.local_addr().unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -54,7 +54,7 @@ async fn what_another_thread_wakes_is_polled_again() {
 #[tokio::test]
 async fn drivers_that_are_dropped_go_on_and_the_thread_ends_after_them() {
     let (keeping, socket, at) = keeping();
-    let thread = Arc::downgrade(&keeping.thread);
+    let thread = Arc::downgrade(keeping.thread());
     let (sender, receiver) = oneshot::channel::<()>();
     let (done, is_done) = oneshot::channel();
     keeping.spawn(Box::pin(async move {
