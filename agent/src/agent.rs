@@ -84,7 +84,7 @@ impl std::fmt::Debug for Agent {
 /// Looks at an agent while it runs.
 #[derive(Debug, Clone)]
 pub struct AgentView {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl AgentView {

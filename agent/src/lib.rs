@@ -29,6 +29,7 @@ mod hint;
 mod http_text;
 mod late;
 mod logs;
+mod memory;
 mod metrics;
 mod netcheck;
 mod observe;

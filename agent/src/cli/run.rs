@@ -11,7 +11,7 @@ use blueprint_common_runtime::logs;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::{Stop, Supervisor, TaskError};
 use blueprint_common_spoke::{Identity, JoinOptions};
-use blueprint_common_tunnel::{Rights, give_up_net_admin};
+use blueprint_common_tunnel::{Rights, give_up_net_admin, share_memory};
 use blueprint_common_types::{JoinLine, Secret};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::{RunArgs, config};
 use crate::agent::{Agent, AgentError};
 use crate::config::AgentConfig;
-use crate::hint;
+use crate::{hint, memory};
 
 /// Threads for tunnel, streams and control: more do not help one agent.
 const MAX_THREADS: usize = 4;
@@ -36,6 +36,7 @@ const JOIN_PAUSE: Duration = Duration::from_secs(5);
 const RUNTIME_END: Duration = Duration::from_millis(200);
 
 pub(super) fn run(args: RunArgs) -> Result<(), CliError> {
+    share_memory();
     let agent_config = config::load(args.config)?;
     logs::init(&agent_config.log_level, agent_config.log_format)?;
     let state = args.state.open()?;
@@ -81,6 +82,8 @@ async fn serve(config: AgentConfig, state: StateDir, ends_with_stdin: bool) -> R
         info!(%address, "metrics and probes");
     }
     let spawner = supervisor.child_spawner();
+    // Nobody waits for it at the end.
+    spawner.spawn_base("memory", memory::run(agent.view().shared));
     supervisor.spawn_essential("agent", agent.run(spawner));
     supervisor.run(grace).await.map_err(of_task)
 }

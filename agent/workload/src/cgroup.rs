@@ -1,7 +1,7 @@
 //! Control groups: what a workload may use, held by the kernel. Version 2, or version 1 where a machine has only that.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,12 @@ const PERIOD_MICROS: u64 = 100_000;
 
 /// How long is tried to kill what is in a group.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
+
+/// Bytes that all files of a group have room in which are read again and again.
+const FILE_BYTES: usize = 4096;
+
+/// Most bytes that are read of one.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Name of the group that an agent goes into where its own group is given to it.
 const AGENT: &str = "agent";
@@ -234,7 +240,11 @@ impl Cgroups {
             Layout::Unified(base) => vec![base.join(label)],
             Layout::PerController(bases) => bases.iter().map(|(_, base)| base.join(label)).collect(),
         };
-        Cgroup { folders }
+        let controllers = match &self.0 {
+            Layout::Unified(_) => Vec::new(),
+            Layout::PerController(bases) => bases.iter().map(|(controller, _)| *controller).collect(),
+        };
+        Cgroup { folders, controllers }
     }
 
     /// Labels of all groups that are there.
@@ -253,6 +263,8 @@ impl Cgroups {
 #[derive(Debug, Clone)]
 pub(crate) struct Cgroup {
     folders: Vec<PathBuf>,
+    /// The controller of each folder; none where one folder has all.
+    controllers: Vec<&'static str>,
 }
 
 impl Cgroup {
@@ -317,9 +329,20 @@ impl Cgroup {
         (most("Read"), most("Write"))
     }
 
-    /// A file of it, of whichever of its folders has it.
+    /// A file of it, from the folder of the controller that the file is named after.
     fn read(&self, file: &str) -> Option<String> {
-        self.folders.iter().find_map(|folder| fs::read_to_string(folder.join(file)).ok())
+        let (controller, _) = file.split_once('.')?;
+        let at = |wanted: &str| self.controllers.iter().position(|name| *name == wanted);
+        let folder = match at(controller) {
+            None if self.controllers.is_empty() => self.folders.first(),
+            // Both are one hierarchy where the second has no folder of its own.
+            None if controller == "cpuacct" => self.folders.get(at("cpu")?),
+            found => self.folders.get(found?),
+        };
+        // No file has a size here: what asks for it first, and begins with little room, takes twice as many calls.
+        let mut text = String::with_capacity(FILE_BYTES);
+        File::open(folder?.join(file)).ok()?.take(MAX_FILE_BYTES).read_to_string(&mut text).ok()?;
+        Some(text)
     }
 
     /// Kills everything in it, also what a fork adds meanwhile. It blocks its thread, for 5 s at most.

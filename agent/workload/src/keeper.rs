@@ -22,6 +22,7 @@
 mod capture;
 mod container;
 mod exec;
+mod rest;
 mod wipe;
 
 use std::io::{self, Write};
@@ -50,6 +51,7 @@ use crate::tree;
 use capture::Capture;
 pub(crate) use container::{ContainerKeeper, KEEP_CONTAINER, keep_container};
 pub(crate) use exec::{ExecErrand, KEEP_EXEC, keep_exec};
+use rest::at_rest;
 pub(crate) use wipe::Wipe;
 
 /// Second argument of a keeper.
@@ -161,7 +163,7 @@ fn try_keep() -> io::Result<()> {
         stream.set_nonblocking(true)?;
         let (read, mut agent) = UnixStream::from_std(stream)?.into_split();
         let (mut keeper, mut capture) = Box::pin(Keeper::start(read, &mut agent)).await?;
-        let exit = Box::pin(capture.during(keeper.watch())).await;
+        let exit = Box::pin(at_rest(capture.during(keeper.watch()))).await;
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         let left = tree::kill_until_none(|| keeper.left(own), KILL_WITHIN);
         keeper.wipe.keys();

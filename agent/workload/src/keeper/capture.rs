@@ -7,7 +7,6 @@ use std::process::{ChildStderr, ChildStdout};
 use std::time::Duration;
 
 use blueprint_common_types::LogStream;
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::{sleep, timeout};
 
@@ -17,8 +16,11 @@ use crate::logs::Sink;
 /// keep it open for longer.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Bytes that are read at once; as many as a pipe holds.
-const CHUNK: usize = 64 << 10;
+/// Bytes that are read at once. They are on the stack, so that a keeper at rest holds no buffer.
+const CHUNK: usize = 16 << 10;
+
+/// Most pieces of an output that are taken in before it is another one's turn; together as much as a pipe holds.
+const CHUNKS: usize = 4;
 
 /// Pause before more is read of a workload that writes more than is kept: reading costs time of a processor that is not
 /// counted as the workload's. So 6 MiB a second are read of a flood, and it waits.
@@ -29,7 +31,6 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Capture {
     stdout: Option<Receiver>,
     stderr: Option<Receiver>,
-    buffers: [Vec<u8>; 2],
     sink: Sink,
 }
 
@@ -42,7 +43,6 @@ impl Capture {
         Ok(Self {
             stdout: stdout.map(|pipe| Receiver::from_owned_fd(OwnedFd::from(pipe))).transpose()?,
             stderr: stderr.map(|pipe| Receiver::from_owned_fd(OwnedFd::from(pipe))).transpose()?,
-            buffers: [vec![0; CHUNK], vec![0; CHUNK]],
             sink,
         })
     }
@@ -81,30 +81,41 @@ impl Capture {
     ///
     /// Dropping it loses nothing.
     async fn take(&mut self) {
-        let [out, err] = &mut self.buffers;
-        let (read, stream) = tokio::select! {
-            read = read(&mut self.stdout, out) => (read, LogStream::Stdout),
-            read = read(&mut self.stderr, err) => (read, LogStream::Stderr),
+        let stream = tokio::select! {
+            () = readable(self.stdout.as_ref()) => LogStream::Stdout,
+            () = readable(self.stderr.as_ref()) => LogStream::Stderr,
         };
-        let (pipe, buffer) = match stream {
-            LogStream::Stdout => (&mut self.stdout, out),
-            LogStream::Stderr | LogStream::Node => (&mut self.stderr, err),
+        let pipe = match stream {
+            LogStream::Stdout => &mut self.stdout,
+            LogStream::Stderr | LogStream::Node => &mut self.stderr,
         };
-        match read {
-            Ok(count) if count > 0 => {
-                self.sink.take(stream, buffer.get(..count).unwrap_or_default(), None);
-                if self.sink.is_flooded() {
-                    sleep(FLOOD_PAUSE).await;
-                }
-            }
-            Ok(_) | Err(_) => *pipe = None,
+        if !pipe.as_ref().is_some_and(|pipe| take_in(pipe, stream, &mut self.sink)) {
+            *pipe = None;
+        }
+        if self.sink.is_flooded() {
+            sleep(FLOOD_PAUSE).await;
         }
     }
 }
 
-async fn read(pipe: &mut Option<Receiver>, buffer: &mut [u8]) -> io::Result<usize> {
+/// Waits until there is something to read, or nobody left who writes; for ever without a pipe.
+async fn readable(pipe: Option<&Receiver>) {
     match pipe {
-        Some(pipe) => pipe.read(buffer).await,
+        // Where it cannot be waited for, reading it says why.
+        Some(pipe) => drop(pipe.readable().await),
         None => std::future::pending().await,
     }
+}
+
+/// Takes in what is there; false at its end.
+fn take_in(pipe: &Receiver, stream: LogStream, sink: &mut Sink) -> bool {
+    let mut buffer = [0; CHUNK];
+    for _ in 0..CHUNKS {
+        match pipe.try_read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(count) => sink.take(stream, buffer.get(..count).unwrap_or_default(), None),
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+    true
 }

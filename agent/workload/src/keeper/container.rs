@@ -22,7 +22,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::{LONGEST_GRACE, Wipe, pair};
+use super::{LONGEST_GRACE, Wipe, at_rest, pair};
 use crate::container::{Engine, EngineError};
 use crate::launch::{ARGUMENT, EXIT_CODE, MAX_BYTES, say};
 use crate::logs::{LogErrand, Sink, follow};
@@ -143,7 +143,7 @@ fn try_keep() -> io::Result<()> {
         let mut line = Vec::new();
         (&mut reader).take(MAX_BYTES).read_until(b'\n', &mut line).await?;
         let errand: Errand = serde_json::from_slice(&line)?;
-        Box::pin(keep(errand, reader, agent)).await
+        Box::pin(at_rest(keep(errand, reader, agent))).await
     })
 }
 

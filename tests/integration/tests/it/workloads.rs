@@ -8,6 +8,7 @@ mod held;
 mod images;
 mod limits;
 mod logs;
+mod memory;
 mod nothing_left;
 mod published;
 mod recovery;
