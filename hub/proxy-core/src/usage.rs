@@ -70,16 +70,18 @@ pub struct ServiceUsage {
 impl ServiceUsage {
     /// Adds to the sum of one credential; `keys` is how many are told apart.
     fn add_to_key(&mut self, key: &str, used: &Used, keys: &mut usize) {
+        // It is known by what is kept of it.
+        let key = key.char_indices().nth(MAX_NAME).and_then(|(end, _)| key.get(..end)).unwrap_or(key);
         if let Some(known) = self.by_key.get_mut(key) {
             return known.add(used);
         }
         let name = if *keys < MAX_KEYS {
             *keys = keys.saturating_add(1);
-            key.chars().take(MAX_NAME).collect()
+            key
         } else {
-            OTHER.to_owned()
+            OTHER
         };
-        self.by_key.entry(name).or_default().add(used);
+        self.by_key.entry(name.to_owned()).or_default().add(used);
     }
 }
 
@@ -200,6 +202,19 @@ mod tests {
         assert_eq!(again.service(one).unwrap().total.requests, 3);
         assert_eq!(again.service(one).unwrap().by_key.get("a").unwrap().requests, 2);
         assert_eq!(again.service(two), table.service(two));
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_one_all_the_same() {
+        let one = ServiceKey { blueprint: 1, service: 1 };
+        let (mut table, used) = (UsageTable::default(), Used { requests: 1, ..Used::default() });
+        let name = "ä".repeat(MAX_NAME + 5);
+        for _ in 0..3 {
+            table.add(one, Some(&name), &used);
+        }
+        let by_key = &table.service(one).unwrap().by_key;
+        assert_eq!((by_key.len(), table.keys), (1, 1));
+        assert_eq!(by_key.get(&"ä".repeat(MAX_NAME)).unwrap().requests, 3);
     }
 
     #[test]

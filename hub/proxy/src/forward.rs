@@ -144,7 +144,7 @@ impl Forwarder {
     pub(crate) async fn finish(&self, conversation: &Conversation, begun: Begun) -> Response<AnswerBody> {
         let Begun { mut open, request_id, next } = begun;
         let answer = match next {
-            Next::Refuse(refusal) => self.own(Err(refusal), &request_id, open),
+            Next::Refuse(refusal, _unread) => self.own(Err(refusal), &request_id, open),
             Next::Own(asked) => {
                 let (route, canonical, body) = *asked;
                 let answered = Box::pin(self.auth.answer(route, &canonical, body)).await;

@@ -145,11 +145,12 @@ struct Line {
     shared: Arc<Shared>,
 }
 
-/// A place of the forward, and one of all forwards.
+/// A place of the forward, and one of all forwards; and what the limits of the service give, which with TLS is taken once a
+/// client has shown who it is.
 struct Seat {
     _of_line: Place,
     _of_all: Place,
-    _permit: Permit,
+    permit: Option<Permit>,
 }
 
 impl std::fmt::Debug for Forwards {
@@ -308,7 +309,9 @@ impl Line {
             _ if !self.forward.load().tls => None,
             None => Some("the hub has no TLS: set proxy.tls in hub.toml"),
             Some(tls) if tls.serves(self.service) => None,
-            Some(_) => Some("the service has no TLS profile: blueprint-hub service tls set gives it one"),
+            Some(_) => Some(
+                "the service has no TLS profile that can be used: blueprint-hub service tls set gives it one, and the hub's log says what is wrong with one that is there",
+            ),
         }
     }
 
@@ -341,10 +344,15 @@ impl Line {
             NoPlace::FullFromSource => Refused::FullFromSource,
         })?;
         let of_all = places.take(source)?;
+        let permit = if self.forward.load().tls { None } else { Some(self.permit()?) };
+        Ok(Seat { _of_line: of_line, _of_all: of_all, permit })
+    }
+
+    /// Takes one of what the limits of the service allow.
+    fn permit(&self) -> Result<Permit, Refused> {
         let trust = self.shared.trust.load();
         let settings = trust.services.get(&self.service).map(|known| known.settings());
-        let permit = self.shared.limiter.begin_raw(self.service, settings).map_err(|_| Refused::Limit)?;
-        Ok(Seat { _of_line: of_line, _of_all: of_all, _permit: permit })
+        self.shared.limiter.begin_raw(self.service, settings).map_err(|_| Refused::Limit)
     }
 
     fn refuse(&self, refused: Refused, source: IpAddr) {

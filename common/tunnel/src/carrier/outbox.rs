@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 use super::frame;
 use crate::links::LinkSink;
 
+/// One part of so many of an outbox is for those who do not wait.
+const LEFT: usize = 128;
+
 /// The sink of a link, and what its task takes from it.
 #[derive(Debug)]
 pub struct Outbox {
@@ -101,16 +104,23 @@ impl Outbox {
         !buffer.is_empty()
     }
 
+    /// How many bytes of frames there may be for who waits where there is no room. The rest is left for those who do not wait:
+    /// echoes and handshakes find room beside a stream that takes all there is.
+    const fn capacity_of(&self, waits: bool) -> usize {
+        if waits { self.capacity_bytes - self.capacity_bytes / LEFT } else { self.capacity_bytes }
+    }
+
     /// Waits until `bytes` more fit; false where the task took nothing until `deadline`, or nothing more leaves.
     fn wait(&self, frames: &mut MutexGuard<'_, Frames>, bytes: usize, deadline: Instant) -> bool {
-        while frames.bytes.len() + bytes > self.capacity_bytes {
+        let capacity = self.capacity_of(true);
+        while frames.bytes.len() + bytes > capacity {
             if frames.is_stuck || !self.is_open.load(Ordering::Relaxed) {
                 return false;
             }
             frames.waiting += 1;
             let is_over = self.room.wait_until(frames, deadline).timed_out();
             frames.waiting -= 1;
-            if is_over && frames.bytes.len() + bytes > self.capacity_bytes {
+            if is_over && frames.bytes.len() + bytes > capacity {
                 frames.is_stuck = true;
                 return false;
             }
@@ -137,8 +147,9 @@ impl LinkSink for Outbox {
         let mut wakes = frames.bytes.is_empty();
         for datagram in datagrams.chunks(segment.max(1)) {
             let bytes = frame::HEAD + datagram.len();
-            let mut has_room = frames.bytes.len() + bytes <= self.capacity_bytes;
-            if !has_room && !patience.is_zero() {
+            let waits = !patience.is_zero();
+            let mut has_room = frames.bytes.len() + bytes <= self.capacity_of(waits);
+            if !has_room && waits {
                 if wakes && sent > 0 {
                     self.ready.notify_one();
                 }

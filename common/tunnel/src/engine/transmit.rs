@@ -252,8 +252,9 @@ impl Transmitter {
             }
             let packet = self.segment.get(..padded).unwrap_or_default();
             if !self.outgoing.has_room(padded + RUN_SLACK_BYTES) {
-                // Thousands of tiny segments: more than was reserved.
-                self.outgoing.flush(&self.shared.wire, self.shard, Some(now));
+                // Thousands of tiny segments: more than was reserved. Without waiting for a link, whose thread may wait for the
+                // session that is held here.
+                self.outgoing.flush(&self.shared.wire, self.shard, None);
             }
             match sealer.seal(packet, self.outgoing.room(), now) {
                 Ok(len) => self.outgoing.commit(&to, len),

@@ -56,15 +56,18 @@ struct Mapping {
     bytes: usize,
 }
 
-/// The mappings of a file that nobody may write to and that have no page of their own (proc_pid_smaps(5)).
+/// The mappings of a file that nobody may write to and that have no page of their own, neither in memory nor swapped out
+/// (proc_pid_smaps(5), where the two lines stand in this order).
 fn unchanged(maps: &str, file: &str) -> Vec<Mapping> {
     let mut all = Vec::new();
-    let mut current = None;
+    let (mut current, mut is_unchanged) = (None, false);
     for line in maps.lines() {
         if let Some(text) = line.strip_prefix("Anonymous:") {
-            all.extend(current.take().filter(|_| text.trim() == "0 kB"));
+            is_unchanged = text.trim() == "0 kB";
+        } else if let Some(text) = line.strip_prefix("Swap:") {
+            all.extend(current.take().filter(|_| is_unchanged && text.trim() == "0 kB"));
         } else if line.starts_with(|first: char| first.is_ascii_digit() || matches!(first, 'a'..='f')) {
-            current = mapping(line, file);
+            (current, is_unchanged) = (mapping(line, file), false);
         }
     }
     all
@@ -93,21 +96,32 @@ mod tests {
 Rss:                2056 kB
 Anonymous:             0 kB
 AnonHugePages:         0 kB
+Swap:                  0 kB
 VmFlags: rd mr mw me sd
 55bd942a4000-55bd95232000 r-xp 00595000 fe:00 1310 /usr/bin/an agent
 Anonymous:             0 kB
+Swap:                  0 kB
+55bd95232000-55bd95263000 r--p 01523000 fe:00 1310 /usr/bin/an agent
+Anonymous:             0 kB
+Swap:                196 kB
 55bd95263000-55bd952e8000 r--p 01523000 fe:00 1310 /usr/bin/an agent
 Anonymous:           532 kB
+Swap:                  0 kB
 55bd952e8000-55bd952ef000 rw-p 015a7000 fe:00 1310 /usr/bin/an agent
 Anonymous:             0 kB
+Swap:                  0 kB
 55bda7108000-55bda716b000 rw-p 00000000 00:00 0 [heap]
 Anonymous:           288 kB
+Swap:                  0 kB
 7f4cb2c00000-7f4cb2c28000 r--p 00000000 fe:00 99 /usr/lib/libc.so.6
 Anonymous:             0 kB
+Swap:                  0 kB
 7f4cb2c28000-7f4cb2c29000 r--s 00000000 fe:00 1310 /usr/bin/an agent
 Anonymous:             0 kB
+Swap:                  0 kB
 7f4cb2d28000-7f4cb2d29000 ---p 00000000 00:00 0
 Anonymous:             0 kB
+Swap:                  0 kB
 ";
 
     #[test]

@@ -8,7 +8,7 @@ use blueprint_common_types::{ServiceKey, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::facts::{CertificateFacts, Serial};
-use crate::identity::encode_hex;
+use crate::identity::{encode_hex, tenant_id};
 use crate::refusal::Refusal;
 use crate::trust::Trust;
 
@@ -56,6 +56,12 @@ impl ClientCertificate {
     pub fn id(&self) -> String {
         let beginning = self.fingerprint.get(..8).unwrap_or_default();
         format!("certificate:{}.{}", self.facts.serial, encode_hex(beginning))
+    }
+
+    /// Whom sums and limits are counted for: everybody whom authorities of the service give this subject.
+    #[must_use]
+    pub fn account(&self) -> String {
+        format!("certificate:{}", tenant_id(&self.facts.subject))
     }
 
     /// SHA-256 of it whole.

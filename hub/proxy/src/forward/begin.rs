@@ -33,12 +33,21 @@ pub(crate) struct Begun {
 
 /// What becomes of a request that has begun.
 pub(super) enum Next {
-    /// The hub says why not.
-    Refuse(Refusal),
+    /// The hub says why not. What the client still sends is let go once that is said: before it the HTTP library would
+    /// close what it reads.
+    Refuse(Refusal, Unread),
     /// The hub answers it itself.
     Own(Box<(Route, CanonicalRequest, ClientBody)>),
     /// A service gets it.
     Send(Box<Admitted>),
+}
+
+/// A body that nobody wants.
+pub(super) enum Unread {
+    /// As it came.
+    Whole { _body: ClientBody },
+    /// Of a request that was read already.
+    Shared { _body: RequestBody },
 }
 
 /// A request that may go to a service, and what its answer needs.
@@ -99,7 +108,10 @@ impl Forwarder {
         request_id.set_sensitive(true);
         let canonical = match parsed {
             Ok(canonical) => canonical,
-            Err(refusal) => return Begun { open, request_id, next: Next::Refuse(refusal) },
+            Err(refusal) => {
+                let next = Next::Refuse(refusal, Unread::Whole { _body: body });
+                return Begun { open, request_id, next };
+            }
         };
         open.entry().set_request(canonical.method(), canonical.shared_path());
         if let Some(route) = Route::of(canonical.path()) {
@@ -109,10 +121,11 @@ impl Forwarder {
         // Both halves of a gRPC call may be silent for as long as they like.
         let least = (!canonical.is_grpc()).then_some(conversation.care.least_rate);
         let body = RequestBody::new(body, least, &mut open);
+        let unread = body.clone();
         let received = Received { method, version, headers, body, upgrade };
         let next = match self.admit(canonical, received, &mut open, &conversation.timers) {
             Ok(admitted) => Next::Send(admitted),
-            Err(refusal) => Next::Refuse(refusal),
+            Err(refusal) => Next::Refuse(refusal, Unread::Shared { _body: unread }),
         };
         Begun { open, request_id, next }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blueprint_hub_proxy_core::Transport;
-use blueprint_hub_proxy_core::tls::{Channel, ClientCertificate};
+use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::usage::Used;
 use tokio::time::Instant;
 use tracing::info;
@@ -30,8 +30,8 @@ pub(super) struct Account {
     id: RequestId,
     source: IpAddr,
     target: SocketAddr,
-    /// Public name of the certificate that its client has shown.
-    certificate: Option<String>,
+    /// Whom the certificate names that its client has shown, and its serial number.
+    shown: Option<(String, String)>,
     begun: Instant,
     settled: Settled,
     ended: End,
@@ -53,25 +53,13 @@ impl Account {
         let settled = Settled { at: begun, is_counted: false, up: 0, down: 0 };
         let (line, id) = (Arc::clone(line), line.shared.ids.fresh());
         let (up, down) = (Arc::default(), Arc::default());
-        let certificate = None;
-        Self {
-            up,
-            down,
-            line,
-            transport,
-            id,
-            source,
-            target,
-            certificate,
-            begun,
-            settled,
-            ended: End::Stopped,
-        }
+        let shown = None;
+        Self { up, down, line, transport, id, source, target, shown, begun, settled, ended: End::Stopped }
     }
 
     /// Its client has shown this.
     pub(super) fn of_client(mut self, channel: &Channel) -> Self {
-        self.certificate = channel.client().map(ClientCertificate::id);
+        self.shown = channel.client().map(|client| (client.account(), client.facts().serial.to_string()));
         self
     }
 
@@ -94,7 +82,8 @@ impl Account {
             bytes_out: down.saturating_sub(before.down),
             open: self.settled.at.saturating_duration_since(before.at),
         };
-        self.line.shared.ledger.add(self.line.service, self.certificate.as_deref(), &used);
+        let identity = self.shown.as_ref().map(|(identity, _)| identity.as_str());
+        self.line.shared.ledger.add(self.line.service, identity, &used);
         (up, down)
     }
 
@@ -116,7 +105,8 @@ impl Account {
             forward = self.line.forward.load().name,
             service = %self.line.service,
             target_address = %self.target,
-            identity = self.certificate,
+            identity = self.shown.as_ref().map(|(identity, _)| identity.as_str()),
+            credential = self.shown.as_ref().map(|(_, serial)| serial.as_str()),
             ended = end.label(),
             bytes_in = passed.up,
             bytes_out = passed.down,

@@ -74,12 +74,15 @@ async fn meet(line: &Line, client: TcpStream) -> Result<Met, Refused> {
 }
 
 /// Lets a client in, connects to a target and passes bytes both ways until both ends are done or the connection has to end.
-async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, seat: Seat) {
+async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, mut seat: Seat) {
     if let Err(error) = client.set_nodelay(true) {
         return debug!(%error, "client of a forward is gone already");
     }
     let begin = async {
         let met = meet(&line, client).await?;
+        if seat.permit.is_none() {
+            seat.permit = Some(line.permit()?);
+        }
         Ok((met, dial(&line).await?))
     };
     let ((client, channel), (service, chosen)) = match line.stop.run_until_cancelled(begin).await {

@@ -59,6 +59,8 @@ impl<I: AsyncRead + Unpin> Guarded<I> {
         self.is_resting = true;
         let has_come = poll_fn(|cx| self.poll_next(cx)).await;
         self.is_resting = false;
+        // It was for the end of the rest, a minute away: the next silence is to be noticed after a second.
+        self.timer = None;
         has_come.unwrap_or_else(|error| {
             debug!(%error, "a client that idled is gone");
             false

@@ -9,7 +9,7 @@ use rustls::ServerConnection;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsAcceptor};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::handle::TlsHandle;
 use super::neighbour::Neighbour;
@@ -69,7 +69,11 @@ where
     }
 }
 
-/// Shakes hands for a raw forward of this service, by its TLS profile as it is now; no protocol is agreed on.
+/// What clients of PostgreSQL want to have agreed on where they speak TLS from the first byte.
+const POSTGRESQL: &[u8] = b"postgresql";
+
+/// Shakes hands for a raw forward of this service, by its TLS profile as it is now. No protocol is agreed on but
+/// [`POSTGRESQL`] where that is offered.
 ///
 /// # Errors
 ///
@@ -89,7 +93,12 @@ where
     let served = handle.table().of_service(service);
     let served =
         served.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the service has no TLS profile"))?;
-    let stream = TlsAcceptor::from(Arc::clone(&served.config)).accept(io).await?;
+    let start = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+    let mut config = Arc::clone(&served.config);
+    if start.client_hello().alpn().into_iter().flatten().any(|protocol| protocol == POSTGRESQL) {
+        Arc::make_mut(&mut config).alpn_protocols = vec![POSTGRESQL.to_vec()];
+    }
+    let stream = start.into_stream(config).await?;
     let channel = shown(stream.get_ref().1, &served, handle)?;
     Ok((Box::new(stream), channel))
 }

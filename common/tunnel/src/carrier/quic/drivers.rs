@@ -78,7 +78,7 @@ impl fmt::Debug for Keeping {
 
 impl Runtime for Keeping {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        let _context = self.thread().handle().enter();
+        // By whoever polls, who has entered the thread of the connection ([`Drivers::poll_turn`]).
         TokioRuntime.new_timer(at)
     }
 
@@ -148,13 +148,18 @@ impl Drivers {
         remote: impl Fn() -> Option<SocketAddr>,
         mut work: impl FnMut(&Self, &mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        let turn = Arc::clone(&self.turn);
+        let (turn, thread) = (Arc::clone(&self.turn), Arc::clone(&self.thread));
         turn.outer.register(context.waker());
         let waker = Waker::from(Arc::clone(&turn));
         let mut inner = Context::from_waker(&waker);
         for _ in 0..ROUNDS {
-            turn.state.store(POLLING, Ordering::Release);
-            self.drivers.retain_mut(|driver| driver.as_mut().poll(&mut inner).is_pending());
+            // What was due before is seen now; what is due from here on is seen by the next look at this.
+            turn.state.swap(POLLING, Ordering::AcqRel);
+            {
+                // A connection makes its one timer here, and is to wait for no other thread's.
+                let _context = thread.handle().enter();
+                self.drivers.retain_mut(|driver| driver.as_mut().poll(&mut inner).is_pending());
+            }
             let done = work(self, &mut inner);
             if done.is_ready() || turn.state.load(Ordering::Acquire) == POLLING {
                 // Nothing follows at once, so what was held for more may go.

@@ -13,6 +13,10 @@ use tracing::debug;
 use crate::engine::shorten_slice;
 use crate::sys::caps;
 
+/// Turns of tasks between two looks at what other threads and the socket bring. A turn of a busy link is up to a millisecond, and
+/// tokio's own 31 and 61 of them would keep the other links of the thread waiting.
+const TURNS: u32 = 2;
+
 /// A thread with a runtime of its own; it ends when nobody has it any more, tasks on it included.
 #[derive(Debug)]
 pub(super) struct LinkThread {
@@ -36,7 +40,12 @@ impl LinkThread {
             }
             shorten_slice();
             // Made here, because a runtime must not be dropped where another one is at work.
-            let runtime = match Builder::new_current_thread().enable_all().build() {
+            let runtime = Builder::new_current_thread()
+                .global_queue_interval(TURNS)
+                .event_interval(TURNS)
+                .enable_all()
+                .build();
+            let runtime = match runtime {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(started.send(Err(error))),
             };

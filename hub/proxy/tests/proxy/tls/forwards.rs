@@ -1,6 +1,7 @@
 //! Raw forwards with TLS: who shows a certificate of the service's authority comes in, and nobody else.
 
 use blueprint_hub_proxy::Ledger;
+use blueprint_hub_proxy_core::limits::Limits;
 use blueprint_hub_proxy_core::{Forward, ServiceSettings, Transport};
 
 use super::*;
@@ -65,7 +66,10 @@ async fn a_certificate_opens_a_forward_with_tls_as_long_as_it_counts() {
     rig.assert_metric("hub_proxy_forward_refused_total{reason=\"tls_failed\"} 4");
     let found = lines.requests(2).await;
     let line = found.iter().find(|line| line["forward"] == "raw").unwrap();
-    assert!(line["identity"].as_str().unwrap().starts_with("certificate:4001."), "{line}");
+    let identity = line["identity"].as_str().unwrap();
+    assert!(identity.starts_with("certificate:") && line["credential"] == "4001", "{line}");
+    let used = ledger.usage(SERVICE).unwrap();
+    assert_eq!(used.by_key.keys().collect::<Vec<_>>(), [identity], "one sum for all connections");
 
     // A client that does not even speak TLS is cut after its time.
     let mut plain = connect(port).await;
@@ -107,4 +111,37 @@ async fn a_forward_with_tls_lets_nobody_in_before_its_service_has_a_profile() {
     // One that does cuts who has shown none.
     profiles(&rig, &handle, &server, &[(SERVICE, HOST, clients.authorities(true))]);
     assert!(matches!(timeout(LONG, open.read(&mut [0; 8])).await.unwrap(), Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_takes_nothing_of_the_limits() {
+    let (server, clients) = (Ca::new(), Ca::new());
+    let handle = TlsHandle::new(Some(server.server(&["hub.example"])), &Metrics::new()).unwrap();
+    let rig = rig(&handle, &Ledger::default()).await;
+    profiles(&rig, &handle, &server, &[(SERVICE, HOST, clients.authorities(true))]);
+    let port = free_port().await;
+    let with_tls = Forward { tls: true, ..forward(Transport::Tcp, port, &["127.0.0.0/8"]) };
+    let limits = Limits { concurrent: 1, ..Limits::default() };
+    rig.settle(ServiceSettings { forwards: vec![with_tls], limits, ..ServiceSettings::default() });
+    let _silent = connect(port).await;
+    let client = Client::trusting(&[&server]).showing(&clients);
+    let _open = hello(port, &client).await.unwrap();
+    assert!(hello(port, &client).await.is_err(), "one at once");
+    rig.assert_metric("hub_proxy_forward_refused_total{reason=\"limit_reached\"} 1");
+}
+
+#[tokio::test]
+async fn a_client_of_postgresql_gets_the_protocol_that_it_asks_for_and_others_need_none() {
+    let (server, clients) = (Ca::new(), Ca::new());
+    let handle = TlsHandle::new(Some(server.server(&["hub.example"])), &Metrics::new()).unwrap();
+    let rig = rig(&handle, &Ledger::default()).await;
+    profiles(&rig, &handle, &server, &[(SERVICE, HOST, clients.authorities(false))]);
+    let port = open(&rig).await;
+    for (offered, agreed) in [("postgresql", Some("postgresql")), ("h2", None)] {
+        let mut config = ClientConfig::clone(&Client::trusting(&[&server]).config());
+        config.alpn_protocols = vec![offered.into()];
+        let name = ServerName::try_from(HOST).unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, connect(port).await).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), agreed.map(str::as_bytes), "{offered}");
+    }
 }
