@@ -19,8 +19,8 @@ use tempfile::TempDir;
 /// Longest wait for something that takes well under a second on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(45);
 
-/// Longest wait for one command or one request.
-pub(crate) const CALL: Duration = Duration::from_secs(30);
+/// Longest wait for one request, and for a command that has nothing to wait for.
+pub(crate) const CALL: Duration = Duration::from_secs(10);
 
 /// Where the overlay ends, at the hub and at the machines: in the process, or in a network device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl<'h> Hub<'h> {
     ) -> Result<Self> {
         let folder = scratch("hub")?;
         let init = launch(host, "blueprint-hub")?.args(["init", "--advertise", advertise, "--state"]);
-        let made = init.arg(state_of(&folder)).run(CALL)?;
+        let made = init.arg(state_of(&folder)).run(SOON)?;
         ensure!(made.code == Some(0), "init: {}", made.stderr);
         let process = serve(host, &state_of(&folder), &settings, &environment)?;
         Ok(Self { process, host, settings, environment, proxy, folder })
@@ -200,7 +200,7 @@ impl<'h> Hub<'h> {
 
     /// What a command of its operator answers as JSON.
     pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let finished = self.command(arguments)?.args(["--output", "json"]).run(CALL)?;
+        let finished = self.command(arguments)?.args(["--output", "json"]).run(SOON)?;
         json_of(&finished).with_context(|| format!("blueprint-hub {}", arguments.join(" ")))
     }
 
@@ -278,7 +278,7 @@ impl<'h> Agent<'h> {
     /// Joins with a line, which is fed to standard input.
     pub(crate) fn join(host: Option<&'h Host>, name: &str, line: &str) -> Result<Self> {
         let folder = scratch("agent")?;
-        let joined = joining(host, name, &state_of(&folder))?.stdin(line).run(CALL)?;
+        let joined = joining(host, name, &state_of(&folder))?.stdin(line).run(SOON)?;
         Self::joined(host, name, folder, &joined)
     }
 
@@ -286,7 +286,7 @@ impl<'h> Agent<'h> {
     pub(crate) fn paste(host: &'h Host, name: &str, line: &str) -> Result<Self> {
         let folder = scratch("agent")?;
         let launch = launch(Some(host), "blueprint-agent")?.args(["join", line, "--output", "json"]);
-        let joined = launch.args(["--name", name, "--state"]).arg(state_of(&folder)).run(CALL)?;
+        let joined = launch.args(["--name", name, "--state"]).arg(state_of(&folder)).run(SOON)?;
         Self::joined(Some(host), name, folder, &joined)
     }
 
@@ -298,7 +298,7 @@ impl<'h> Agent<'h> {
     /// Joins with these arguments beside the line.
     pub(crate) fn prove_with(name: &str, line: &str, arguments: &[&str]) -> Result<Self> {
         let folder = scratch("agent")?;
-        let joined = joining(None, name, &state_of(&folder))?.args(arguments).stdin(line).run(CALL)?;
+        let joined = joining(None, name, &state_of(&folder))?.args(arguments).stdin(line).run(SOON)?;
         Self::joined(None, name, folder, &joined)
     }
 
@@ -416,7 +416,7 @@ impl<'h> Agent<'h> {
 
     /// What a command on its machine answers as JSON.
     pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let finished = self.command(arguments)?.args(["--output", "json"]).run(CALL)?;
+        let finished = self.command(arguments)?.args(["--output", "json"]).run(SOON)?;
         json_of(&finished).with_context(|| format!("blueprint-agent {}", arguments.join(" ")))
     }
 
