@@ -241,12 +241,20 @@ impl SimCloud {
         (1..=self.regions.clamp(1, MAX_REGIONS)).any(|number| region(number) == name)
     }
 
+    /// Whether a region has no capacity.
+    fn is_full(&self, name: &str) -> bool {
+        (1..=self.faults().faults().full.min(MAX_REGIONS)).any(|number| region(number) == name)
+    }
+
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         let data = UserData::parse(spec.user_data.expose())?;
         if !self.sells_in(&spec.region) || !PLANS.iter().any(|(plan, ..)| *plan == spec.plan) {
             return Err(ProviderError::NotSold { what: format!("{} in {}", spec.plan, spec.region) });
         }
         self.trouble("create").await?;
+        if self.is_full(&spec.region) {
+            return Err(ProviderError::Capacity { what: format!("{} in {}", spec.plan, spec.region) });
+        }
         let name = self.name_for(spec).await?;
         let (slot, mut machine) = self.lock(&name).await;
         slot.is_stopping.store(false, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use blueprint_hub_provision_core::ProviderError;
 use blueprint_hub_provision_core::lifecycle::Dice;
 
 /// What goes wrong. Text form: `none`, or parts such as
-/// `seed=7,latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4,spot_kill_ms=60000`.
+/// `seed=7,latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4,full=1,spot_kill_ms=60000`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
     /// Where the dice start.
@@ -24,6 +24,8 @@ pub struct Faults {
     pub late: Duration,
     /// Most machines; `None` for as many as there is room for.
     pub quota: Option<usize>,
+    /// Regions that have no capacity, counted from the first.
+    pub full: u32,
     /// Longest time until a spot machine is taken back, and half of it the shortest; `None` for never.
     pub spot_kill: Option<Duration>,
 }
@@ -31,7 +33,7 @@ pub struct Faults {
 /// A text does not say what is to go wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is none of seed, latency_ms, errors, lost, doubles, late_ms, quota and spot_kill_ms with a number, such as errors=10"
+    "{0:?} is none of seed, latency_ms, errors, lost, doubles, late_ms, quota, full and spot_kill_ms with a number, such as errors=10"
 )]
 pub struct ParseFaultsError(String);
 
@@ -55,6 +57,7 @@ impl FromStr for Faults {
                 "doubles" if number <= 100 => faults.doubles = number,
                 "late_ms" => faults.late = Duration::from_millis(number),
                 "quota" => faults.quota = Some(usize::try_from(number).map_err(|_| wrong())?),
+                "full" => faults.full = u32::try_from(number).map_err(|_| wrong())?,
                 "spot_kill_ms" => faults.spot_kill = Some(Duration::from_millis(number)),
                 _ => return Err(wrong()),
             }
@@ -133,9 +136,9 @@ mod tests {
     #[test]
     fn faults_are_read_from_text() {
         assert_eq!("none".parse(), Ok(Faults::default()));
-        let text = "seed=7, latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4";
+        let text = "seed=7, latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4,full=1";
         let faults: Faults = text.parse().unwrap();
-        assert_eq!((faults.seed, faults.errors, faults.quota), (7, 10, Some(4)));
+        assert_eq!((faults.seed, faults.errors, faults.quota, faults.full), (7, 10, Some(4), 1));
         assert_eq!(faults.late, Duration::from_secs(3));
         for wrong in ["", "errors", "errors=101", "errors=x", "speed=1", "seed=1,,"] {
             assert!(wrong.parse::<Faults>().is_err(), "{wrong}");

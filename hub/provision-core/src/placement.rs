@@ -9,6 +9,7 @@ mod reason;
 mod shortlist;
 mod survey;
 mod total;
+mod unavailable;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use reason::Reason;
 use shortlist::Shortlist;
 use survey::{choice, survey};
 pub use total::{HOURS_PER_MONTH, Total};
+pub use unavailable::{Around, Unavailable, place_around};
 
 /// Candidates of a failover plan.
 pub const PLAN_LENGTH: usize = 8;
@@ -119,27 +121,6 @@ pub struct Question<'a> {
     pub reaches_ipv6: bool,
     /// What cannot be had just now.
     pub unavailable: &'a [Unavailable],
-}
-
-/// Machines that cannot be had just now, as their provider said a while ago.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unavailable {
-    /// Provider.
-    pub provider: String,
-    /// Region; all where `None`.
-    pub region: Option<String>,
-    /// Plan; all where `None`.
-    pub plan: Option<String>,
-    /// What the provider said.
-    pub why: String,
-}
-
-impl Unavailable {
-    fn names(&self, offer: &Offer) -> bool {
-        self.provider == *offer.provider
-            && self.region.as_deref().is_none_or(|region| region == &*offer.region)
-            && self.plan.as_deref().is_none_or(|plan| plan == &*offer.plan)
-    }
 }
 
 /// A machine that fits.

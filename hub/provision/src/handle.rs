@@ -89,6 +89,7 @@ impl Provisioner {
                 CreateDeploymentError::Mismatch { id, asked } => DeployError::Mismatch { id, asked },
                 CreateDeploymentError::OverLimit(over) => DeployError::OverLimit(over),
                 CreateDeploymentError::Held(held) => DeployError::Held(held),
+                CreateDeploymentError::Named { name, id } => DeployError::Named { name, id },
                 CreateDeploymentError::Store(error) => DeployError::Store(error),
             })?;
         if is_new {

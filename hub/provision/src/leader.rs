@@ -356,7 +356,11 @@ impl Leader {
             error: lane.way.error(),
             is_closed: lane.way.is_open(),
         });
-        let next = Arc::new(Overview { clouds: clouds.collect(), alarms: self.reconciler.alarms() });
+        let next = Arc::new(Overview {
+            clouds: clouds.collect(),
+            alarms: self.reconciler.alarms(),
+            unavailable: self.reconciler.unavailable(self.now()),
+        });
         self.overview.send_if_modified(|now| {
             let is_changed = *now != next;
             *now = next;

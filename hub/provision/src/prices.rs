@@ -62,6 +62,7 @@ impl PriceSource for Account {
                 | DeployError::Mismatch { .. }
                 | DeployError::OverLimit(_)
                 | DeployError::Held(_)
+                | DeployError::Named { .. }
                 | DeployError::Unknown(_)
                 | DeployError::Terminated(_)
                 | DeployError::Unavailable(_)

@@ -4,14 +4,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use blueprint_common_runtime::cli::{CliError, Output, eprint_line, print_json, print_line};
+use blueprint_common_runtime::cli::{CliError, Output, eprint_line, print_json, print_line, printable};
 use clap::Args;
 use ring::digest;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::client::{ask, rows, text};
-use super::deploy::{PLAN_ALONE, confirm, wait};
+use super::deploy::{PLAN_ALONE, confirm, passed_over, wait};
 use super::seconds;
 use crate::cli::Global;
 
@@ -115,6 +115,9 @@ impl Apply {
                 text(plan.pointer("/plan/0").unwrap_or(&Value::Null), "plan"),
                 text(plan.pointer("/plan/0").unwrap_or(&Value::Null), "provider"),
             ));
+            for line in passed_over(&plan) {
+                eprint_line(&printable(&format!("{}: {line}", one.name)));
+            }
             let confirmed = json!({ "hourly": plan.get("hourly"), "most_hourly": plan.get("most_hourly") });
             set(&mut body, "confirmed", confirmed);
             set(&mut body, "dry_run", json!(false));

@@ -147,6 +147,10 @@ impl Deploy {
             fields.insert("request_key".to_owned(), json!(key));
         }
         let answer = ask(global, "POST", "/v1/deployments", Some(&body))?;
+        if self.yes && global.output == Output::Json {
+            // Nobody was shown the plan.
+            passed_over(&answer).iter().for_each(|line| eprint_line(&printable(line)));
+        }
         let deployment = answer.get("deployment").unwrap_or(&Value::Null);
         set_tier(global, self.service, self.tier, false).map_err(|error| {
             let id = text(deployment, "id");
@@ -232,9 +236,32 @@ fn show_plan(plan: &Value, explains: bool) {
             text(provider, "reason")
         )));
     }
+    for line in passed_over(plan) {
+        eprint_line(&printable(&line));
+    }
     if explains {
         eprint_line(offers::explained(plan.get("explained").unwrap_or(&Value::Null)).render().trim_end());
     }
+}
+
+/// A line for each offer that the plan goes around since it cannot be had now, and one where the order waits for that.
+pub(super) fn passed_over(answer: &Value) -> Vec<String> {
+    let line = |offer: &Value| {
+        let [plan, provider, region, reason, until] =
+            ["plan", "provider", "region", "reason", "until"].map(|key| text(offer, key));
+        let spot = if text(offer, "spot") == "true" { " as spot" } else { "" };
+        format!(
+            "cannot be had now: {plan} of {provider} in {region}{spot}: {reason}; it is ordered again from {until}"
+        )
+    };
+    let mut lines: Vec<_> = rows(answer, "unavailable").iter().map(line).collect();
+    if let Some(until) = answer.get("waits_until").and_then(Value::as_str) {
+        lines.push(format!(
+            "nothing that fits can be had now: the order waits, and is tried from {until} on; ask for another --region, \
+             --provider or size to have it sooner"
+        ));
+    }
+    lines
 }
 
 fn show_offers(plan: &Value) {
@@ -383,5 +410,29 @@ pub(super) fn watch(global: &Global, id: &str) -> Result<(), CliError> {
         }
         last = deployment;
         std::thread::sleep(LOOK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_had_now_is_named_with_its_end_and_so_is_a_wait() {
+        let offer = json!({
+            "provider": "sim", "plan": "sim-small", "region": "local", "spot": true,
+            "reason": "there was no capacity", "until": "2026-11-23T05:00:00Z",
+        });
+        let mut plan = json!({ "unavailable": [offer], "waits_until": null });
+        let wanted = "cannot be had now: sim-small of sim in local as spot: there was no capacity; it is ordered again from \
+                      2026-11-23T05:00:00Z";
+        assert_eq!(passed_over(&plan), [wanted]);
+        plan["waits_until"] = json!("2026-11-23T05:00:00Z");
+        let lines = passed_over(&plan);
+        assert!(
+            lines.len() == 2
+                && lines[1].contains("the order waits, and is tried from 2026-11-23T05:00:00Z on")
+        );
+        assert!(passed_over(&json!({})).is_empty());
     }
 }

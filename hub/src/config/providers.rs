@@ -30,7 +30,7 @@ pub(super) const SIM_FAULTS: Key = Key::new(
     "providers.sim.faults",
     "none",
     "What goes wrong in the simulated cloud, such as seed=7,latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4 (of 100 \
-     calls); spot_kill_ms=60000 takes spot machines back after half to all of that time.",
+     calls); full=1 leaves the first region without capacity; spot_kill_ms=60000 takes spot machines back after half to all of that time.",
 );
 pub(super) const SIM_REGIONS: Key = Key::new(
     "providers.sim.regions",

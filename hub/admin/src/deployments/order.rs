@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use blueprint_common_types::{Micros, ServiceKey};
 use blueprint_hub_provision_core::Candidate;
-use blueprint_hub_provision_core::lifecycle::{Deployment, Order, ParseSpreadError, Records, Spread, Wanted};
+use blueprint_hub_provision_core::lifecycle::{
+    DeployError, Deployment, Order, ParseSpreadError, Records, Spread, Wanted,
+};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,6 +19,7 @@ use super::plan::{Chosen, choose};
 use super::view::{offer, whole};
 use crate::AdminState;
 use crate::error::ApiError;
+use crate::views::time;
 use crate::wanted::Wanted as WantedMachine;
 
 /// Most machines of one deployment.
@@ -172,22 +175,23 @@ pub(crate) async fn create(
     let records = deployer.records().await?;
     let is_known = |it: &&Deployment| !asked.request_key.is_empty() && it.request_key == asked.request_key;
     let known = records.deployments.values().find(is_known);
-    let (plan, explained, left_out) = match known.filter(|_| !asked.dry_run) {
-        Some(known) => (known.plan.clone(), Value::Null, Vec::new()),
+    let chosen = match known.filter(|_| !asked.dry_run) {
+        Some(known) => Chosen { plan: known.plan.clone(), ..Chosen::default() },
         None => {
             // Who plans an order again that stands already does not meet its own name.
             if known.is_none() {
                 free(&records, &asked.name)?;
             }
-            let Chosen { plan, explained, left_out } = choose(&state, &asked, spread).await?;
-            let plan = match asked.confirmed.filter(|_| !asked.dry_run) {
-                Some(confirmed) => confirmed.heed(plan, spread, asked.replicas)?,
-                None => plan,
-            };
-            check_places(&plan, spread, asked.replicas)?;
-            (plan, explained, left_out)
+            let mut chosen = choose(&state, &asked, spread).await?;
+            if let Some(confirmed) = asked.confirmed.filter(|_| !asked.dry_run) {
+                chosen.plan = confirmed.heed(chosen.plan, spread, asked.replicas)?;
+            }
+            check_places(&chosen.plan, spread, asked.replicas)?;
+            chosen
         }
     };
+    let Chosen { plan, explained, left_out, passed, waits_until } = chosen;
+    let waits_until = waits_until.map(time);
     if asked.dry_run {
         let all = |hourly: Option<Micros>| hourly.unwrap_or_default().times(u64::from(asked.replicas));
         let hourly = hourly_of(&plan, spread, asked.replicas);
@@ -206,6 +210,8 @@ pub(crate) async fn create(
                 "ttl_secs": ttl,
                 "explained": explained,
                 "left_out": left_out,
+                "unavailable": passed,
+                "waits_until": waits_until,
             })),
         ));
     }
@@ -222,7 +228,13 @@ pub(crate) async fn create(
     let (deployment, is_new) = deployer.deploy(order).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let records = deployer.records().await?;
-    Ok((status, Json(json!({ "deployment": whole(&state, &deployment, &records), "is_new": is_new }))))
+    let answer = json!({
+        "deployment": whole(&state, &deployment, &records),
+        "is_new": is_new,
+        "unavailable": passed,
+        "waits_until": waits_until,
+    });
+    Ok((status, Json(answer)))
 }
 
 /// Whether what is to be spread has more than one place to be at.
@@ -240,14 +252,11 @@ fn check_places(plan: &[Candidate], spread: Spread, replicas: u32) -> Result<(),
     ))
 }
 
-/// Refuses a name that a deployment has which is not being ended.
+/// Refuses a name that a deployment has which is not being ended, before clouds are asked; the store looks again.
 fn free(records: &Records, name: &str) -> Result<(), ApiError> {
     let is_it = |it: &&Deployment| !name.is_empty() && it.name == name && it.wanted != Wanted::Gone;
     let Some(other) = records.deployments.values().find(is_it) else { return Ok(()) };
-    Err(ApiError::conflict(
-        format!("deployment {name} is there as {}", other.id),
-        format!("give another --name, or end that one with `blueprint-hub terminate {}`", other.id),
-    ))
+    Err(DeployError::Named { name: name.to_owned(), id: other.id.clone() }.into())
 }
 
 #[cfg(test)]

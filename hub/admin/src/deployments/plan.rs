@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use blueprint_common_types::Timestamp;
 use blueprint_hub_provision_core::catalogue::{Catalogue, Offer, PriceKind, facts, is_one_machine};
 use blueprint_hub_provision_core::lifecycle::{DeployError, Spread};
-use blueprint_hub_provision_core::placement::{Choice, Question, Target, place};
+use blueprint_hub_provision_core::placement::{Around, Choice, Question, Target, Unavailable, place_around};
 use blueprint_hub_provision_core::{Candidate, ErrorClass};
 use futures_util::future::join_all;
 use http::StatusCode;
@@ -17,13 +18,14 @@ use crate::AdminState;
 use crate::accounts::AccountView;
 use crate::error::ApiError;
 use crate::market::Market;
+use crate::views::time;
 use crate::wanted::Asked;
 
 /// Offers that an answer names where none fits.
 const MAX_NAMED: usize = 12;
 
 /// What was chosen.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Chosen {
     /// The machines to try, the first one first.
     pub(super) plan: Vec<Candidate>,
@@ -31,6 +33,10 @@ pub(super) struct Chosen {
     pub(super) explained: Value,
     /// Providers that could not be asked: `provider` and `reason`.
     pub(super) left_out: Vec<Value>,
+    /// Offers that were in the plan if they could be had now: which, `reason`, `class` and `until`.
+    pub(super) passed: Vec<Value>,
+    /// When the first of the plan is ordered at the earliest, where none can be had now.
+    pub(super) waits_until: Option<Timestamp>,
 }
 
 /// What a person does next when a provider fails so.
@@ -137,6 +143,7 @@ fn reason(error: &DeployError) -> String {
         | DeployError::Mismatch { .. }
         | DeployError::OverLimit(_)
         | DeployError::Held(_)
+        | DeployError::Named { .. }
         | DeployError::Unknown(_)
         | DeployError::Terminated(_)
         | DeployError::Unavailable(_)
@@ -155,9 +162,13 @@ pub(super) async fn choose(
     let replicas = asked.replicas;
     understood.allows(replicas)?;
     let (offers, left_out) = sold(state, understood.provider()).await?;
+    let gone = {
+        let deployer = state.hub.deployer();
+        deployer.overview().unavailable_at(deployer.now())
+    };
     let found = tokio::task::spawn_blocking(move || {
-        let plan = search(&market, &understood, offers, (replicas, spread))?;
-        Ok(Chosen { plan, explained: understood.explained(&market, replicas), left_out })
+        let found = search(&market, &understood, offers, (replicas, spread), &gone)?;
+        Ok(Chosen { explained: understood.explained(&market, replicas), left_out, ..found })
     });
     found
         .await
@@ -187,11 +198,13 @@ fn search(
     understood: &Asked,
     offers: Vec<Offer>,
     (replicas, spread): (u32, Spread),
-) -> Result<Vec<Candidate>, ApiError> {
+    gone: &[Unavailable],
+) -> Result<Chosen, ApiError> {
     let catalogue = Catalogue::new(at_newest(market, offers)?);
     let max_hourly = understood.most(market, replicas);
-    let question = Question { replicas, spread, max_hourly, ..understood.question(market, true) };
-    let placement = place(&catalogue, &question).map_err(|error| {
+    let question =
+        Question { replicas, spread, max_hourly, unavailable: gone, ..understood.question(market, true) };
+    let Around { placement, passed, waits_until } = place_around(&catalogue, &question).map_err(|error| {
         ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "nothing_fits",
@@ -216,12 +229,27 @@ fn search(
             "ask for fewer replicas, or add hosts to the inventory: `blueprint-hub host check` shows each of them",
         ));
     }
-    Ok(plan)
+    let passed = passed.iter().map(|(choice, known)| passed_over(choice, known)).collect();
+    Ok(Chosen { plan, passed, waits_until, ..Chosen::default() })
+}
+
+/// An offer that the plan goes around.
+fn passed_over(choice: &Choice<'_>, known: &Unavailable) -> Value {
+    json!({
+        "provider": &*choice.offer.provider,
+        "plan": &*choice.offer.plan,
+        "region": &*choice.offer.region,
+        "spot": choice.spot,
+        "hourly": choice.total.hourly().to_string(),
+        "class": known.class.label(),
+        "reason": known.why(),
+        "until": time(known.until),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use blueprint_common_types::{Micros, Timestamp};
+    use blueprint_common_types::Micros;
     use blueprint_hub_provision_core::CredentialRecord;
 
     use super::*;

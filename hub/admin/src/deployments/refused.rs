@@ -55,6 +55,10 @@ impl From<DeployError> for ApiError {
                      has it as `asked`"
                 ),
             ),
+            DeployError::Named { id, .. } => Self::conflict(
+                text,
+                format!("give another --name, or end that one with `blueprint-hub terminate {id}`"),
+            ),
             DeployError::Terminated(_) => Self::conflict(text, "make a new one with `blueprint-hub deploy`"),
             DeployError::Unavailable(_) => Self::unavailable(text),
             DeployError::Store(error) => {

@@ -10,6 +10,7 @@ use crate::catalogue::Offer;
 use crate::cost::alert::Held;
 use crate::cost::{Limits, OverLimit, Span};
 use crate::lifecycle::{Alarm, Deployment, Event, Records, RecordsError, Spread, Wanted};
+use crate::placement::Unavailable;
 use crate::{Candidate, DeploymentId, ErrorClass};
 
 /// A deployment that is asked for.
@@ -63,6 +64,14 @@ pub enum DeployError {
     /// An alert holds what would be ordered.
     #[error(transparent)]
     Held(#[from] Held),
+    /// A deployment that is not being ended has the name.
+    #[error("deployment {name} is there as {id}")]
+    Named {
+        /// The name.
+        name: String,
+        /// The deployment that has it.
+        id: DeploymentId,
+    },
     /// There is no such deployment.
     #[error("there is no deployment {0}")]
     Unknown(DeploymentId),
@@ -99,6 +108,16 @@ pub struct Overview {
     pub clouds: Vec<Cloud>,
     /// What a person should look at.
     pub alarms: Vec<Alarm>,
+    /// Offers that are not ordered for a time, since orders of them failed; those whose time is over may still be among them.
+    pub unavailable: Vec<Unavailable>,
+}
+
+impl Overview {
+    /// Offers that are not ordered at `now`.
+    #[must_use]
+    pub fn unavailable_at(&self, now: Timestamp) -> Vec<Unavailable> {
+        self.unavailable.iter().filter(|known| known.until > now).cloned().collect()
+    }
 }
 
 /// While it is there, nothing is ordered of one provider.

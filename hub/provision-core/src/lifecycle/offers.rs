@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use blueprint_common_types::Timestamp;
 
+use crate::placement::Unavailable;
 use crate::{Candidate, ErrorClass};
 
 /// Longest time for which an offer is left out because it failed again and again.
@@ -41,6 +42,8 @@ struct Block {
     at: Timestamp,
     until: Timestamp,
     failures: u32,
+    /// How it failed last.
+    class: ErrorClass,
 }
 
 impl OfferBlocks {
@@ -66,6 +69,7 @@ impl OfferBlocks {
         let grown = base.saturating_mul(1u32.checked_shl(block.failures).unwrap_or(u32::MAX));
         block.failures = block.failures.saturating_add(1).min(16);
         block.at = now;
+        block.class = class;
         block.until = now.plus(grown.min(MOST).max(base));
     }
 
@@ -93,6 +97,31 @@ impl OfferBlocks {
         own.max(all).filter(|until| *until > now)
     }
 
+    /// Everything that is left out at `now`, in the shape that placement goes by: whole providers first, each by name.
+    #[must_use]
+    pub fn unavailable(&self, now: Timestamp) -> Vec<Unavailable> {
+        let is_open = |block: &Block| block.until > now;
+        let whole = self.providers.iter().filter(|(_, block)| is_open(block));
+        let whole = whole.map(|(provider, block)| Unavailable {
+            provider: provider.clone(),
+            region: None,
+            plan: None,
+            spot: None,
+            class: block.class,
+            until: block.until,
+        });
+        let offers = self.offers.iter().filter(|(_, block)| is_open(block));
+        let offers = offers.map(|((provider, plan, region, spot), block)| Unavailable {
+            provider: provider.clone(),
+            region: Some(region.clone()),
+            plan: Some(plan.clone()),
+            spot: Some(*spot),
+            class: block.class,
+            until: block.until,
+        });
+        whole.chain(offers).collect()
+    }
+
     /// The first of a plan that is not left out, or else when the first of them may be tried again.
     ///
     /// # Errors
@@ -116,7 +145,8 @@ impl OfferBlocks {
 
 impl Block {
     const fn new() -> Self {
-        Self { at: Timestamp::from_millis(0), until: Timestamp::from_millis(0), failures: 0 }
+        let never = Timestamp::from_millis(0);
+        Self { at: never, until: never, failures: 0, class: ErrorClass::Unknown }
     }
 }
 
@@ -174,6 +204,31 @@ mod tests {
         let later = now.plus(Duration::from_secs(601));
         assert_eq!(blocks.choose(&plan, later), Ok(&plan[0]));
         assert!(blocks.until(&plan[2], later).is_some());
+    }
+
+    #[test]
+    fn placement_is_told_what_is_left_out_for_as_long_as_it_is() {
+        let (mut blocks, now) = (OfferBlocks::default(), Timestamp::from_millis(1000));
+        let spot = Candidate { spot: true, ..offer("b", "small") };
+        blocks.handle_failure(&spot, ErrorClass::Capacity, now);
+        blocks.handle_failure(&offer("a", "small"), ErrorClass::Deny, now);
+        blocks.handle_failure(&offer("c", "small"), ErrorClass::Throttle, now);
+        let told = |now| {
+            let told = blocks.unavailable(now);
+            let row = |it: &Unavailable| {
+                let wanted = Some(now.plus(block_time(it.class)));
+                (it.provider.clone(), it.plan.is_some(), it.spot, it.class, wanted == Some(it.until))
+            };
+            told.iter().map(row).collect::<Vec<_>>()
+        };
+        let wanted = [
+            ("a".to_owned(), false, None, ErrorClass::Deny, true),
+            ("b".to_owned(), true, Some(true), ErrorClass::Capacity, true),
+            ("c".to_owned(), true, Some(false), ErrorClass::Throttle, true),
+        ];
+        assert_eq!(told(now), wanted);
+        let left = |secs| blocks.unavailable(now.plus(Duration::from_secs(secs))).len();
+        assert_eq!([59, 60, 300, 600].map(left), [3, 2, 1, 0]);
     }
 
     #[test]

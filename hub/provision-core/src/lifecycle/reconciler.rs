@@ -13,6 +13,7 @@ use blueprint_common_types::{AgentId, HubId, Timestamp};
 
 use self::alarms::Alarms;
 use crate::lifecycle::{Deployment, OfferBlocks, Record};
+use crate::placement::Unavailable;
 use crate::scaling::Leaving;
 use crate::{DeploymentId, InstanceKey};
 
@@ -332,6 +333,12 @@ impl Reconciler {
     pub fn handle_credentials(&mut self, provider: &str, now: Timestamp) {
         self.blocks.handle_credentials(provider);
         self.renewed.insert(provider.to_owned(), now);
+    }
+
+    /// Offers that are left out at `now` since orders of them failed lately.
+    #[must_use]
+    pub fn unavailable(&self, now: Timestamp) -> Vec<Unavailable> {
+        self.blocks.unavailable(now)
     }
 
     /// What a person should look at, by subject.

@@ -42,6 +42,14 @@ pub enum CreateDeploymentError {
     /// An alert holds what would be ordered.
     #[error(transparent)]
     Held(#[from] Held),
+    /// A deployment that is not being ended has the name.
+    #[error("deployment {name} is there as {id}")]
+    Named {
+        /// The name.
+        name: String,
+        /// The deployment that has it.
+        id: DeploymentId,
+    },
     /// The store failed; nothing was changed.
     #[error(transparent)]
     Store(#[from] RecordsError),

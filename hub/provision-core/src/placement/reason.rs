@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use blueprint_common_types::Micros;
+use blueprint_common_types::{Micros, Timestamp};
 
-use super::Verdict;
+use super::{Verdict, unavailable};
+use crate::ErrorClass;
 use crate::catalogue::{CpuShare, Gpu};
 use crate::resource::Arch;
 
@@ -78,7 +79,12 @@ pub enum Reason {
         most: Micros,
     },
     /// It cannot be had just now.
-    Unavailable(String),
+    Unavailable {
+        /// How an order of it failed.
+        class: ErrorClass,
+        /// When it is ordered again at the earliest.
+        until: Timestamp,
+    },
 }
 
 impl Reason {
@@ -96,7 +102,7 @@ impl Reason {
             Self::NoRate => 8,
             Self::Unchecked | Self::Stale { .. } => 9,
             Self::Price { .. } => 10,
-            Self::Unavailable(_) => 11,
+            Self::Unavailable { .. } => 11,
         }
     }
 
@@ -109,6 +115,7 @@ impl Reason {
             Self::Disk { has_gb, .. } => u64::from(*has_gb),
             Self::Price { hourly, .. } => u64::MAX - hourly.get(),
             Self::Stale { days } => u64::MAX - u64::from(*days),
+            Self::Unavailable { until, .. } => u64::MAX - until.as_millis(),
             Self::Discontinued(_)
             | Self::NotConfigured
             | Self::NotAsked
@@ -120,8 +127,7 @@ impl Reason {
             | Self::Burstable
             | Self::Shared(_)
             | Self::NoRate
-            | Self::Unchecked
-            | Self::Unavailable(_) => 0,
+            | Self::Unchecked => 0,
         }
     }
 
@@ -147,7 +153,7 @@ impl Reason {
             Self::Unchecked => "unchecked_price",
             Self::Stale { .. } => "stale_price",
             Self::Price { .. } => "price",
-            Self::Unavailable(_) => "unavailable",
+            Self::Unavailable { .. } => "unavailable",
         }
     }
 }
@@ -188,7 +194,7 @@ impl fmt::Display for Reason {
             Self::Unchecked => f.write_str("has a price that its provider was not asked for"),
             Self::Stale { days } => write!(f, "has a price that is {days} days old"),
             Self::Price { hourly, most } => write!(f, "costs {hourly} an hour, more than {most}"),
-            Self::Unavailable(why) => write!(f, "cannot be had: {why}"),
+            Self::Unavailable { class, until } => unavailable::write(f, *class, *until),
         }
     }
 }

@@ -189,8 +189,8 @@ impl<'a, 'q> Visit<'a, 'q> {
         {
             return Err(Reason::Price { hourly, most });
         }
-        match self.gone.iter().find(|known| known.names(offer)) {
-            Some(known) => Err(Reason::Unavailable(known.why.clone())),
+        match Unavailable::of(self.gone.iter().copied(), offer, spot) {
+            Some(known) => Err(Reason::Unavailable { class: known.class, until: known.until }),
             None => Ok(hourly),
         }
     }

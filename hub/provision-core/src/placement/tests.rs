@@ -1,14 +1,16 @@
+mod around;
 mod plain;
 
 use std::sync::LazyLock;
 
+use blueprint_common_types::Timestamp;
 use proptest::prelude::{Just, ProptestConfig, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::strategy::Strategy as Generator;
 
 use super::*;
-use crate::Candidate;
 use crate::catalogue::{CpuShare, GpuKind, PriceKind, Template, facts, templates};
 use crate::resource::{ArchChoice, GIB, GpuSpec, Processors, ResourceSpec};
+use crate::{Candidate, ErrorClass};
 
 static EMBEDDED: LazyLock<Catalogue> = LazyLock::new(|| Catalogue::embedded().unwrap());
 
@@ -183,7 +185,9 @@ fn what_cannot_be_had_is_passed_over() {
         provider: first.0.clone(),
         region: None,
         plan: Some(first.1.clone()),
-        why: "no capacity 2 min ago".to_owned(),
+        spot: None,
+        class: ErrorClass::Capacity,
+        until: Timestamp::from_millis(1),
     }];
     let asked = Question { unavailable: &gone, ..question(&demand, &Strategy::Cheapest) };
     assert!(!names(&place(&EMBEDDED, &asked).unwrap()).contains(&first));

@@ -29,6 +29,12 @@ impl LifecycleStore for Memory {
     ) -> BoxFuture<'_, Result<(Deployment, bool), CreateDeploymentError>> {
         let mut records = self.0.lock().unwrap();
         let same = records.deployments.values().find(|known| known.request_key == deployment.request_key);
+        let is_named =
+            |it: &&Deployment| !it.name.is_empty() && it.name == deployment.name && it.wanted != Wanted::Gone;
+        if let (None, Some(other)) = (same, records.deployments.values().find(is_named)) {
+            let (name, id) = (deployment.name, other.id.clone());
+            return ready(Err(CreateDeploymentError::Named { name, id })).boxed();
+        }
         let answer = same.map_or((deployment, true), |known| (known.clone(), false));
         records.deployments.insert(answer.0.id.clone(), answer.0.clone());
         ready(Ok(answer)).boxed()

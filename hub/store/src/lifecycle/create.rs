@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use blueprint_hub_provision_core::Candidate;
 use blueprint_hub_provision_core::cost::alert::Held;
 use blueprint_hub_provision_core::cost::{Limits, OverLimit, committed};
-use blueprint_hub_provision_core::lifecycle::{CreateDeploymentError, Deployment};
+use blueprint_hub_provision_core::lifecycle::{CreateDeploymentError, Deployment, Wanted};
+use blueprint_hub_provision_core::{Candidate, DeploymentId};
 use blueprint_hub_registry_core::{AuditEvent, AuditKind};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -19,6 +19,7 @@ use crate::error::DbResult;
 pub(super) enum Refused {
     OverLimit(OverLimit),
     Held(Held),
+    Named { name: String, id: DeploymentId },
 }
 
 impl From<Refused> for CreateDeploymentError {
@@ -26,8 +27,18 @@ impl From<Refused> for CreateDeploymentError {
         match refused {
             Refused::OverLimit(over) => Self::OverLimit(over),
             Refused::Held(held) => Self::Held(held),
+            Refused::Named { name, id } => Self::Named { name, id },
         }
     }
+}
+
+/// The deployment that has a name and is not being ended; where no name is given, none has it.
+fn holder(db: &Connection, name: &str) -> DbResult<Option<DeploymentId>> {
+    let sql =
+        "SELECT id FROM deployments WHERE name = ?1 AND name <> '' AND wanted <> ?2 ORDER BY id LIMIT 1";
+    let ended = Wanted::Gone.label();
+    let id = db.query_row(sql, params![name, ended], |row| row.get::<_, String>(0)).optional()?;
+    Ok(id.and_then(|id| id.parse().ok()))
 }
 
 /// The deployment and whether it is new, or what stands in its way.
@@ -40,6 +51,9 @@ pub(super) fn create(db: &Connection, deployment: Deployment, limits: Limits) ->
     let known = known.and_then(|id| id.parse().ok()).map(|id| find(db, &id)).transpose()?.flatten();
     if let Some(known) = known {
         return Ok(Ok((known, false)));
+    }
+    if let Some(id) = holder(db, &deployment.name)? {
+        return Ok(Err(Refused::Named { name: deployment.name, id }));
     }
     let now = deployment.created_at;
     let recent = recent_spans(db, now)?;

@@ -30,7 +30,7 @@ pub(crate) fn deployment(number: u8, request_key: &str) -> Deployment {
     };
     Deployment {
         id: DeploymentId::from_bytes([number; 10]),
-        name: "demo".to_owned(),
+        name: format!("demo-{number}"),
         request_key: request_key.to_owned(),
         asked: "2 x sim".to_owned(),
         replicas: 2,
@@ -438,6 +438,36 @@ async fn orders_that_come_together_do_not_pass_a_limit_together() {
     let begun = futures_util::future::join_all(calls).await;
     let stored = begun.iter().filter(|begun| matches!(begun, Ok(Begun::Stored))).count();
     assert_eq!(stored, 3, "{begun:?}");
+}
+
+/// Fifty orders at once of one name, each with a key of its own: the name is looked at in the transaction that stores it.
+#[tokio::test]
+async fn of_orders_that_come_together_one_gets_the_name() {
+    let (_dir, store) = store();
+    let named = |number: u8, name: &str| {
+        let asked = Deployment { name: name.to_owned(), ..deployment(number, &format!("key-{number}")) };
+        store.create_deployment(asked, Limits::default())
+    };
+    let answers = futures_util::future::join_all((0..50).map(|number| named(number, "web"))).await;
+    let (stored, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    let (first, is_new) = stored.into_iter().map(Result::unwrap).next().unwrap();
+    assert!(is_new);
+    assert_eq!(refused.len(), 49);
+    for error in refused.into_iter().map(Result::unwrap_err) {
+        let is_it =
+            matches!(&error, CreateDeploymentError::Named { name, id } if name == "web" && *id == first.id);
+        assert!(is_it, "{error}");
+    }
+    assert_eq!(store.load_lifecycle().await.unwrap().deployments.len(), 1);
+    let again = store.create_deployment(first.clone(), Limits::default()).await.unwrap();
+    assert_eq!((&again.0.id, again.1), (&first.id, false), "who asks again is not refused");
+
+    let stopped = store.set_wanted(first.id.clone(), Wanted::Stopped, String::new(), NOW).await.unwrap();
+    assert_eq!(stopped.unwrap().wanted, Wanted::Stopped);
+    assert!(named(60, "web").await.is_err(), "what is switched off keeps its name");
+    store.set_wanted(first.id.clone(), Wanted::Gone, String::new(), NOW).await.unwrap();
+    assert!(named(61, "web").await.unwrap().1, "what is being ended leaves it");
+    assert!(named(62, "").await.unwrap().1 && named(63, "").await.unwrap().1, "no name is no name");
 }
 
 async fn known_deployment(store: &SqliteStore) -> Deployment {

@@ -37,6 +37,7 @@ mod launcher;
 mod load;
 mod local_vm;
 mod machine;
+mod negative;
 mod nothing_lost;
 mod observed;
 mod offers;

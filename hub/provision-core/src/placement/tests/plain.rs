@@ -126,8 +126,10 @@ fn check(offer: &Offer, spot: bool, question: &Question<'_>) -> Result<Total, Re
     {
         return Err(Reason::Price { hourly: total.hourly(), most });
     }
-    match question.unavailable.iter().find(|known| known.names(offer)) {
-        Some(known) => Err(Reason::Unavailable(known.why.clone())),
+    let mut gone: Vec<_> = question.unavailable.iter().filter(|known| known.names(offer, spot)).collect();
+    gone.sort_by_key(|known| std::cmp::Reverse(known.until));
+    match gone.first() {
+        Some(known) => Err(Reason::Unavailable { class: known.class, until: known.until }),
         None => Ok(total),
     }
 }
@@ -253,13 +255,20 @@ proptest! {
         let within = several.then(|| "eu".to_owned());
         let demand = Demand { cpu_millis, memory_mib, disk_gb, gpu, regions, within, ..demand };
         let configured: BTreeSet<_> = ["aws", "linode", "scaleway", "ssh"].map(str::to_owned).into();
-        let lost = |provider: &str, region: Option<&str>, plan: Option<&str>| Unavailable {
+        let lost = |provider: &str, region: Option<&str>, plan: Option<&str>, spot: Option<bool>| Unavailable {
             provider: provider.to_owned(),
             region: region.map(str::to_owned),
             plan: plan.map(str::to_owned),
-            why: "no capacity 2 min ago".to_owned(),
+            spot,
+            class: ErrorClass::Capacity,
+            until: Timestamp::from_millis(1000 + u64::from(plan.is_some())),
         };
-        let lost = [lost("gcp", None, None), lost("aws", Some("us-east-1"), None), lost("linode", None, Some("g6-nanode-1"))];
+        let lost = [
+            lost("gcp", None, None, Some(true)),
+            lost("aws", Some("us-east-1"), None, None),
+            lost("aws", Some("us-east-1"), Some("t3.micro"), Some(false)),
+            lost("linode", None, Some("g6-nanode-1"), None),
+        ];
         let asked = Question {
             max_hourly,
             max_age_days,
