@@ -2,7 +2,7 @@
 
 mod contract;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -182,6 +182,15 @@ impl Drop for Rig<'_> {
     }
 }
 
+/// Looks at all that a machine wrote; the system below it is the image's, which knows no machine.
+fn holds_no_token(folder: &Path) -> Result<()> {
+    let pattern = "bpj_[0-9a-f]\\{16\\}_";
+    let search = ["-xdev", "-type", "f", "-exec", "grep", "--files-with-matches", pattern, "{}", "+"];
+    let found = Launch::new("find").arg(folder).args(search).run(NSPAWN)?;
+    ensure!(found.stdout.is_empty(), "a join token is in {}", found.stdout);
+    Ok(())
+}
+
 #[test]
 fn a_machine_boots_joins_serves_survives_the_hub_and_leaves_nothing() -> Result<()> {
     let Some(image) = image(false) else { return Ok(()) };
@@ -195,22 +204,7 @@ fn a_machine_boots_joins_serves_survives_the_hub_and_leaves_nothing() -> Result<
 
     // What it joined with is nowhere any more.
     let folder = rig.machines().pop().context("no machine")?;
-    // In all that it wrote; the system below it is the image's, which knows no machine.
-    let found = Launch::new("find")
-        .arg(&folder)
-        .args([
-            "-xdev",
-            "-type",
-            "f",
-            "-exec",
-            "grep",
-            "--files-with-matches",
-            "bpj_[0-9a-f]\\{16\\}_",
-            "{}",
-            "+",
-        ])
-        .run(NSPAWN)?;
-    ensure!(found.stdout.is_empty(), "a join token is in {}", found.stdout);
+    holds_no_token(&folder)?;
     ensure!(folder.join("upper/usr/local/bin/blueprint-agent").exists(), "the agent was not fetched");
 
     // A workload is another's business: it cannot read what its agent is known by.
