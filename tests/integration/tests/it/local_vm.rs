@@ -40,7 +40,7 @@ struct Rig<'h> {
 }
 
 impl<'h> Rig<'h> {
-    fn start(host: &'h Host, advertise: &str, image: &std::path::Path, settings: &[&str]) -> Result<Self> {
+    fn start(host: &'h Host, advertise: &str, image: &Path, settings: &[&str]) -> Result<Self> {
         let image = format!("providers.local_vm.image={}", image.display());
         let mut all = vec![
             "providers.local_vm.enabled=true",
