@@ -101,7 +101,8 @@ impl QosMetrics for QosService {
         Ok(Response::new(qos::GetStatusResponse {
             status_code: standing.code.number(),
             status_message: Some(standing.message),
-            uptime: started.map_or(0, |started| standing.now.since(started).as_secs()),
+            // In whole seconds of both, so that the three numbers of one answer add up.
+            uptime: started.map_or(0, |started| standing.now.as_secs().saturating_sub(started.as_secs())),
             start_time: started.map_or(0, Timestamp::as_secs),
             last_heartbeat: standing.sampled_at.map(Timestamp::as_secs),
             timestamp: standing.now.as_secs(),
