@@ -32,7 +32,7 @@ impl RequestIds {
         let halves = [self.prefix, mix(self.seed.wrapping_add(number))];
         let bytes = halves.into_iter().flat_map(u64::to_be_bytes);
         for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-            pair.copy_from_slice(DIGITS.get(usize::from(byte)).unwrap_or(&[b'0'; 2]));
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
         }
         RequestId(digits)
     }
@@ -41,28 +41,6 @@ impl RequestIds {
 impl RequestId {
     pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-/// The two digits of every byte.
-static DIGITS: [[u8; 2]; 256] = digits();
-
-const fn digits() -> [[u8; 2]; 256] {
-    let mut digits = [[0; 2]; 256];
-    let mut byte = 0u8;
-    loop {
-        #[expect(
-            clippy::indexing_slicing,
-            clippy::as_conversions,
-            reason = "a table of all bytes, made by the compiler"
-        )]
-        {
-            digits[byte as usize] = [digit(byte >> 4), digit(byte & 15)];
-        }
-        if byte == u8::MAX {
-            return digits;
-        }
-        byte = byte.wrapping_add(1);
     }
 }
 
