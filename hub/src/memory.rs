@@ -1,20 +1,27 @@
-//! How much memory the process uses, compared with what it may use.
+//! How much memory the process uses, compared with what it may use; and what it gives back at rest.
 
 use std::fs;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_tunnel::give_back_memory;
 use blueprint_hub_proxy::Pressure;
 use blueprint_hub_proxy_core::Watermark;
 use nix::unistd::{SysconfVar, sysconf};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// How often the process is looked at.
 const PACE: Duration = Duration::from_secs(1);
+
+/// When most of what a start needs has been used.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// For large works after the start, which nothing tells of: orders, price lists, backups.
+const AGAIN: Duration = Duration::from_mins(10);
 
 type Bytes = Gauge<u64, AtomicU64>;
 
@@ -66,6 +73,21 @@ impl MemoryWatch {
         } else {
             info!(used, limit = self.limit, "memory again: new connections and requests are taken");
         }
+    }
+}
+
+/// Gives back what was freed and what is not used of the program, as long as the process lives. It belongs to the
+/// process: where several hubs are in one, that one decides.
+pub(crate) async fn rest() {
+    sleep(SETTLED).await;
+    loop {
+        match tokio::task::spawn_blocking(give_back_memory).await {
+            Ok(Ok(())) => debug!("memory that is not used is given back"),
+            Ok(Err(error)) => debug!(%error, "memory that is not used is kept"),
+            // The process ends.
+            Err(_) => return,
+        }
+        sleep(AGAIN).await;
     }
 }
 

@@ -11,7 +11,7 @@ use super::init::failure;
 use crate::app::{App, Ground};
 use crate::cli::Global;
 use crate::config::HubConfig;
-use crate::files;
+use crate::{files, memory};
 
 pub(crate) fn run(global: &Global) -> Result<(), CliError> {
     let (config, _) = HubConfig::load(&global.sources()?)?;
@@ -36,6 +36,8 @@ pub(crate) fn run(global: &Global) -> Result<(), CliError> {
         let grace = config.grace;
         let app = Box::pin(App::build(config, state, ground, &supervisor)).await.map_err(failure)?;
         info!(control = %app.control, tunnel = %app.tunnel, proxy = app.proxy_url, "hub is up");
+        // Nobody waits for it at the end.
+        supervisor.child_spawner().spawn_base("memory at rest", memory::rest());
         supervisor.run(grace).await.map_err(|error| CliError::failure(error.to_string()))
     });
     logs::flush_access();
