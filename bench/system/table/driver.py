@@ -3,6 +3,7 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import rows
 
 PROJECT = Path(__file__).resolve().parents[3]
 ADAPTERS = PROJECT / "bench/system/adapters"
+# Its iperf3 stands before the real one, and says why.
+SHIM = PROJECT / "bench/system/table/shim"
 TUN_MTU, VETH_MTU = 1420, 1500
 # Seconds that one implementation takes beside its tests: bring-up, servers, tear-down; seen on two busy cores.
 BESIDE_SECS = 25
@@ -119,7 +122,9 @@ def run_harness(harness, impls, offload, given, tests, scratch):
     out.unlink(missing_ok=True)
     errors = {}
     # A session of its own: it is told to end once, by us, and cleans up after itself.
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    surroundings = {**os.environ, "PATH": f"{SHIM}:{os.environ['PATH']}", "IPERF3_REAL": shutil.which("iperf3")}
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                             env=surroundings)
     try:
         for line in child.stderr:
             words = line.split()

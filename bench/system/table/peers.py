@@ -7,6 +7,9 @@ from pathlib import Path
 
 INSTALL_LIMIT_SECS = 1800
 
+# Of our own programs: what is shipped (Cargo.toml).
+PROFILE = "dist"
+
 # Programs that the harness runs, and the Debian package that holds each.
 TOOLS = {"ip": "iproute2", "iperf3": "iperf3", "wg": "wireguard-tools", "ping": "iputils-ping", "ss": "iproute2",
          "ethtool": "ethtool", "sysctl": "procps"}
@@ -111,7 +114,7 @@ def target_folder(project):
     """Where cargo puts what it builds."""
     import json
     told = run(["cargo", "metadata", "--no-deps", "--offline", "--format-version", "1"], cwd=project)
-    return Path(json.loads(told)["target_directory"]) / "release"
+    return Path(json.loads(told)["target_directory"]) / PROFILE
 
 
 def ours(project, may_build, say):
@@ -119,14 +122,14 @@ def ours(project, may_build, say):
     entry = {"name": "blueprint"}
     try:
         if may_build:
-            say("building our programs (release)")
+            say(f"building our programs ({PROFILE})")
             packages = ["blueprint-hub", "blueprint-agent", "blueprint-agent-example", "blueprint-bench-system"]
             named = [word for package in packages for word in ("-p", package)]
-            run(["cargo", "build", "--release", "--locked", "--quiet", *named], INSTALL_LIMIT_SECS, cwd=project)
+            run(["cargo", "build", "--profile", PROFILE, "--locked", "--quiet", *named], INSTALL_LIMIT_SECS, cwd=project)
         folder = target_folder(project)
         for program in ("blueprint-hub", "blueprint-agent"):
             if not (folder / program).is_file():
-                raise Missing(f"{program} is not built: cargo build --release")
+                raise Missing(f"{program} is not built: cargo build --profile {PROFILE}")
         entry["version"] = version_of_ours(project, folder)
         if not re.search(r"^#?\s*interface\s*=", run([folder / "blueprint-hub", "config", "default"]), re.M):
             raise Missing("this build has no TUN mode (no key tunnel.interface)")

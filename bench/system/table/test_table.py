@@ -1,4 +1,7 @@
 """python3 -B -m unittest discover -s bench/system/table"""
+import importlib.machinery
+import importlib.util
+import json
 import os
 import unittest
 import unittest.mock
@@ -27,6 +30,25 @@ def find(name, against):
 def tcp(value):
     """The same throughput in all four ways."""
     return dict.fromkeys(rows.TCP, value)
+
+
+class Delivered(unittest.TestCase):
+    """The iperf3 that stands before the real one."""
+
+    def setUp(self):
+        loader = importlib.machinery.SourceFileLoader("shim", str(driver.SHIM / "iperf3"))
+        self.shim = importlib.util.module_from_spec(importlib.util.spec_from_loader("shim", loader))
+        loader.exec_module(self.shim)
+
+    def test_what_did_not_arrive_is_lost(self):
+        """Of 1,000 packets 700 were on the way when the test ended, and 100 of the first 300 were missing."""
+        end = {"sum": {"packets": 1000, "lost_packets": 100, "seconds": 2.0}, "sum_received": {"packets": 300, "lost_packets": 100}}
+        total = self.shim.correct({"end": end})["end"]["sum"]
+        self.assertEqual((total["packets"], total["lost_packets"], total["lost_percent"]), (1000, 800, 80.0))
+
+    def test_what_is_no_report_of_udp_stays(self):
+        for report in ({}, {"end": {}}, {"end": {"sum_sent": {"bytes": 1}, "sum_received": {"bytes": 1}}}, {"error": "unable to connect"}):
+            self.assertEqual(self.shim.correct(json.loads(json.dumps(report))), report)
 
 
 class Ratios(unittest.TestCase):
