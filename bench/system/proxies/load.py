@@ -20,24 +20,42 @@ def percentile(values, share):
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
+def tasks(pids):
+    """Threads of processes, by number."""
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield from map(int, os.listdir(f"/proc/{pid}/task"))
+
+
+def move(task, processors):
+    """Lets a thread run on these processors only; some of the kernel's cannot be moved, and some are gone."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(task, processors)
+
+
 @contextlib.contextmanager
 def apart(running):
-    """Gives what runs (processes by number) one processor, and says which one is left for the generator of load."""
+    """Gives what runs (processes by number) one processor, and says which one is left for the generator of load.
+
+    Everything else that can be moved, the kernel's own threads too, leaves that one meanwhile.
+    """
     free = sorted(os.sched_getaffinity(0))
     if len(free) < 2:
         raise RuntimeError("latency is measured with two processors, one of them for the load")
-
-    def give(processors):
-        for pid in running:
-            for task in os.listdir(f"/proc/{pid}/task"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.sched_setaffinity(int(task), processors)
-
-    give({free[0]})
+    ours, before = set(tasks(running)), {}
+    for task in tasks(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with contextlib.suppress(OSError):
+            before[task] = os.sched_getaffinity(task)
+    for task, processors in before.items():
+        if task in ours:
+            move(task, {free[0]})
+        elif free[0] in processors and len(processors) > 1:
+            move(task, processors - {free[0]})
     try:
         yield free[-1]
     finally:
-        give(set(free))
+        for task, processors in before.items():
+            move(task, processors)
 
 
 def on(processor):
@@ -46,7 +64,11 @@ def on(processor):
 
 
 def pace(binary, side, http2, secs, rate, processor):
-    """The same requests, so many a second, spaced evenly: percentiles of their latency in ms."""
+    """The same requests, so many a second, spaced evenly: percentiles of their latency in ms.
+
+    `p50` and `p99` are the middle ones of short windows in which the host stole no time, nothing where there was none;
+    `all_p99` is of all requests.
+    """
     command = [*on(processor), str(binary), "pace", "--to", f"127.0.0.1:{side.http2 if http2 else side.http1}", "--path", "/1k",
                "--connections", str(CONNECTIONS), "--rate", f"{rate:.1f}", "--secs", str(secs), *(["--http2"] if http2 else [])]
     for name, value in side.headers.items():
@@ -57,7 +79,10 @@ def pace(binary, side, http2, secs, rate, processor):
     told = json.loads(done.stdout)
     if told["rate"] < rate * 0.95:
         raise RuntimeError(f"{side.name}: {told['rate']} requests/s were sent instead of {rate:.0f}")
-    return {"rate": told["rate"], "p50": told["p50_us"] / 1000, "p99": told["p99_us"] / 1000}
+    def millis(name):
+        return None if told[name] is None else told[name] / 1000
+    return {"rate": told["rate"], "p50": millis("p50_us"), "p99": millis("p99_us"), "all_p99": millis("all_p99_us"),
+            "windows": told["windows"], "stolen_windows": told["stolen_windows"]}
 
 
 def h2load(side, http2, secs, processor=None):
