@@ -17,11 +17,15 @@ use tracing::{debug, info, warn};
 /// How often the process is looked at.
 const PACE: Duration = Duration::from_secs(1);
 
-/// When most of what a start needs has been used.
+/// When most of what a start needs has been used, and how often is looked whether there is more to give back.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// For large works after the start, which nothing tells of: orders, price lists, backups.
-const AGAIN: Duration = Duration::from_mins(10);
+/// By how much of itself, as a divisor, and by what at least, the process's own memory has to have grown for that.
+const GROWTH_SHARE: u64 = 8;
+const GROWTH_BYTES: u64 = 4 << 20;
+
+/// What counts as no growth between two looks.
+const STILL_BYTES: u64 = 1 << 20;
 
 type Bytes = Gauge<u64, AtomicU64>;
 
@@ -76,27 +80,57 @@ impl MemoryWatch {
     }
 }
 
-/// Gives back what was freed and what is not used of the program, as long as the process lives. It belongs to the
-/// process: where several hubs are in one, that one decides.
+/// Gives back what was freed and what is not used of the program: once after the start, and whenever something large
+/// seems over, which is when the process's own memory has grown and grows no more. As long as the process lives, which
+/// it belongs to: where several hubs are in one, that one decides.
 pub(crate) async fn rest() {
-    sleep(SETTLED).await;
+    let (mut settled, mut before) = (0, 0);
     loop {
+        sleep(SETTLED).await;
+        let used = private().unwrap_or(0);
+        let is_due = settled == 0 || (has_grown(settled, used) && !is_growing(before, used));
+        before = used;
+        if !is_due {
+            continue;
+        }
         match tokio::task::spawn_blocking(give_back_memory).await {
             Ok(Ok(())) => debug!("memory that is not used is given back"),
             Ok(Err(error)) => debug!(%error, "memory that is not used is kept"),
             // The process ends.
             Err(_) => return,
         }
-        sleep(AGAIN).await;
+        settled = private().unwrap_or(used).max(1);
+        before = settled;
     }
+}
+
+/// Whether so much more is used than after memory was given back last that it is worth a try.
+const fn has_grown(settled: u64, used: u64) -> bool {
+    used.saturating_sub(settled) > settled / GROWTH_SHARE + GROWTH_BYTES
+}
+
+/// Whether a work that needs memory still goes on, as two looks show.
+const fn is_growing(before: u64, used: u64) -> bool {
+    used > before.saturating_add(STILL_BYTES)
 }
 
 /// Bytes of this process that are in memory.
 fn resident() -> Option<u64> {
+    statm().map(|(resident, _)| resident)
+}
+
+/// Those of them that belong to no file.
+fn private() -> Option<u64> {
+    statm().map(|(resident, of_files)| resident.saturating_sub(of_files))
+}
+
+/// Bytes in memory, and those of them that belong to files (proc_pid_statm(5)).
+fn statm() -> Option<(u64, u64)> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten()?;
-    pages.checked_mul(u64::try_from(page).ok()?)
+    let page = u64::try_from(sysconf(SysconfVar::PAGE_SIZE).ok().flatten()?).ok()?;
+    let mut fields =
+        statm.split_ascii_whitespace().skip(1).map(|pages| pages.parse::<u64>().ok()?.checked_mul(page));
+    Some((fields.next()??, fields.next()??))
 }
 
 /// The least of what the machine has and what the control groups of this process allow.
@@ -140,6 +174,18 @@ mod tests {
         assert_eq!(group_file("0::/a/b").unwrap(), "/sys/fs/cgroup/a/b/memory.max");
         assert_eq!(group_file("9:memory:/").unwrap(), "/sys/fs/cgroup/memory/memory.limit_in_bytes");
         assert_eq!(group_file("3:cpu,cpuacct:/x"), None);
+    }
+
+    #[test]
+    fn memory_is_given_back_after_large_works_alone() {
+        const MIB: u64 = 1 << 20;
+        assert!(!has_grown(40 * MIB, 49 * MIB), "an eighth and 4 MiB at least");
+        assert!(has_grown(40 * MIB, 50 * MIB));
+        assert!(!has_grown(40 * MIB, 30 * MIB));
+        assert!(is_growing(50 * MIB, 52 * MIB));
+        assert!(!is_growing(50 * MIB, 51 * MIB));
+        let (used, of_files) = statm().unwrap();
+        assert!(of_files > 0 && private().unwrap() < used, "{used} with {of_files} of files");
     }
 
     #[test]
