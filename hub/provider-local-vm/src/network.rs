@@ -90,19 +90,20 @@ impl Link {
     ///
     /// Where one of them is there afterwards.
     pub(crate) async fn down(name: &str) -> io::Result<()> {
-        let parts = [PathBuf::from(namespace(name)), Path::new("/sys/class/net").join(name)];
-        let [has_namespace, has_link] =
-            [0, 1].map(|at: usize| parts.get(at).is_some_and(|path| path.exists()));
-        if has_link {
-            run("ip", &["link", "del", name]).await?;
+        if has_link(name) {
+            // It may go by itself meanwhile: the kernel takes its time with what a namespace had.
+            run("ip", &["link", "del", name])
+                .await
+                .or_else(|error| if has_link(name) { Err(error) } else { Ok(()) })?;
         }
-        if has_namespace {
+        let namespace = PathBuf::from(namespace(name));
+        if namespace.exists() {
             run("ip", &["netns", "del", name]).await?;
         }
         let end = Instant::now() + GONE_WITHIN;
-        while let Some(left) = parts.iter().find(|path| path.exists()) {
+        while has_link(name) || namespace.exists() {
             if Instant::now() >= end {
-                return Err(io::Error::other(format!("{} is still there", left.display())));
+                return Err(io::Error::other(format!("the link or the namespace {name} is still there")));
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -118,6 +119,12 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// Whether this process' network has a link of this name; /sys shows the links of whom it was mounted for, who may be
+/// another.
+fn has_link(name: &str) -> bool {
+    nix::net::if_::if_nametoindex(name).is_ok()
 }
 
 fn namespace(name: &str) -> String {

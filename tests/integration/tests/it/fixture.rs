@@ -269,6 +269,8 @@ pub(crate) struct Agent<'h> {
     user: Option<(u32, PathBuf)>,
     /// MiB of a disk of its own, for its folder.
     disk_mib: Option<u32>,
+    /// Whether its program lies in a file system of memory.
+    is_program_in_memory: bool,
     name: String,
     id: String,
     folder: TempDir,
@@ -306,7 +308,18 @@ impl<'h> Agent<'h> {
         let id = text(&json_of(joined)?, "/agent_id")?.to_owned();
         let (settings, name) = (Vec::new(), name.to_owned());
         let environment = Vec::new();
-        Ok(Self { process: None, host, settings, environment, user: None, disk_mib: None, name, id, folder })
+        Ok(Self {
+            process: None,
+            host,
+            settings,
+            environment,
+            user: None,
+            disk_mib: None,
+            is_program_in_memory: false,
+            name,
+            id,
+            folder,
+        })
     }
 
     /// Adds variables to its environment for the next start.
@@ -342,6 +355,13 @@ impl<'h> Agent<'h> {
         self
     }
 
+    /// Has it run a copy of its program from now on, on this machine, that lies in memory page by page: how a disk's file
+    /// was read decides how much of it the kernel maps at once (Linux 6.18: up to 2 MiB).
+    pub(crate) fn with_program_in_memory(mut self) -> Self {
+        self.is_program_in_memory = true;
+        self
+    }
+
     /// Its folder, as it sees it.
     pub(crate) fn own_folder(&mut self) -> Result<PathBuf> {
         let folder = self.folder.path().to_owned();
@@ -358,6 +378,18 @@ impl<'h> Agent<'h> {
             let script = format!(
                 "set -e; away=$(mktemp -d); cp -a {own}/state $away; mount -t tmpfs -o size={mib}m,mode=755 none {own}; \
                  cp -a $away/state {own}; rm -r $away; exec \"$0\" \"$@\""
+            );
+            return Ok(Launch::new("unshare")
+                .args(["--mount", "sh", "-c", &script])
+                .arg(binary("blueprint-agent")?));
+        }
+        if self.is_program_in_memory {
+            let own = self.folder.path().join("program");
+            std::fs::create_dir_all(&own)?;
+            let own = own.display();
+            let script = format!(
+                "set -e; mount -t tmpfs -o huge=never,mode=755 none {own}; cp \"$0\" {own}/blueprint-agent; \
+                 exec {own}/blueprint-agent \"$@\""
             );
             return Ok(Launch::new("unshare")
                 .args(["--mount", "sh", "-c", &script])

@@ -56,7 +56,7 @@ fn an_agent_and_its_keepers_give_back_what_their_start_needed_and_go_on() -> Res
         return Ok(());
     }
     let hub = Hub::start(&[])?;
-    let mut node = Node::start(&hub, None, "one")?;
+    let mut node = Node::start_in_memory(&hub, "one")?;
     let program = node.script("says", &SAYS)?;
     hub.json(&["workload", "run", "7/42", "--path", &program, "--test-mode", "--wait", "20s"])?;
     let shown = hub.json(&["workload", "show", "7/42"])?;

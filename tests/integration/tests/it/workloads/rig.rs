@@ -92,6 +92,12 @@ impl<'h> Node<'h> {
         Ok(node)
     }
 
+    /// One whose agent's program lies in memory, page by page.
+    pub(crate) fn start_in_memory(hub: &Hub<'_>, name: &str) -> Result<Self> {
+        let agent = Agent::join(None, name, &hub.join_line(&[])?)?.with_program_in_memory();
+        Self::around(agent, Path::new("/nonexistent/engine.sock"), &[])
+    }
+
     /// One whose agent is an ordinary user.
     pub(crate) fn start_as(hub: &Hub<'_>, user: u32, name: &str) -> Result<Self> {
         let folder = scratch("workloads")?;
