@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::lanes::{LanePlace, Lanes};
 use crate::tasks::Spawner;
 
 pub use places::{NoPlace, Place, Places};
@@ -93,6 +94,7 @@ pub struct AcceptLoop {
     name: &'static str,
     listener: TcpListener,
     places: Places,
+    lanes: Option<Lanes>,
 }
 
 impl AcceptLoop {
@@ -111,7 +113,7 @@ impl AcceptLoop {
     /// Takes over a socket that listens already.
     #[must_use]
     pub fn new(name: &'static str, listener: TcpListener, limits: AcceptLimits) -> Self {
-        Self { name, listener, places: Places::new(limits) }
+        Self { name, listener, places: Places::new(limits), lanes: None }
     }
 
     /// Lets this machine itself have as many connections as all sources together: behind another proxy on it
@@ -119,6 +121,13 @@ impl AcceptLoop {
     #[must_use]
     pub fn exempting_loopback(mut self) -> Self {
         self.places = self.places.exempting_loopback();
+        self
+    }
+
+    /// Has these threads serve the connections, and not the runtime's own workers.
+    #[must_use]
+    pub fn on_lanes(mut self, lanes: Option<Lanes>) -> Self {
+        self.lanes = lanes;
         self
     }
 
@@ -181,20 +190,31 @@ impl AcceptLoop {
                     continue;
                 }
             };
-            if let Err(error) = stream.set_nodelay(true) {
-                debug!(listener = self.name, %error, "connection is gone already");
-                continue;
-            }
+            let lane = self.lanes.as_ref().map(Lanes::place);
+            let _entered = lane.as_ref().and_then(LanePlace::enter);
+            let ready = stream.set_nodelay(true).and_then(|()| of_this_runtime(stream, lane.is_some()));
+            let stream = match ready {
+                Ok(stream) => stream,
+                Err(error) => {
+                    debug!(listener = self.name, %error, "connection is gone already");
+                    continue;
+                }
+            };
             stats.accepted.fetch_add(1, Ordering::Relaxed);
             // Boxed, since what wraps it would hold it twice.
             let served = Box::pin(serve(stream, peer));
             spawner.spawn(self.name, async move {
-                let _place = place;
+                let _place = (place, lane);
                 served.await
             });
         }
         Ok(())
     }
+}
+
+/// The stream as one of the runtime that is entered; only where it is `another` than the one that accepted it.
+fn of_this_runtime(stream: TcpStream, another: bool) -> io::Result<TcpStream> {
+    if another { TcpStream::from_std(stream.into_std()?) } else { Ok(stream) }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod config;
 pub mod datagrams;
 pub mod frames;
 pub mod http_get;
+pub mod lanes;
 pub mod local_api;
 pub mod logs;
 pub mod metrics;

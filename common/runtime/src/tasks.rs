@@ -38,7 +38,7 @@ const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTART_LONGEST: Duration = Duration::from_secs(10);
 
 /// What a task may take to end after `stop`.
-const STOP_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const STOP_WAIT: Duration = Duration::from_secs(1);
 
 type BoxError = Box<dyn Error + Send + Sync + 'static>;
 

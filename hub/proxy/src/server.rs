@@ -6,13 +6,17 @@ mod connection;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use blueprint_common_runtime::accept::AcceptLoop;
+use blueprint_common_runtime::lanes::Lanes;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 pub use self::config::{ProxyConfig, ProxyParts};
 use self::connection::{SHORT_HELLOS, Server};
@@ -148,6 +152,7 @@ impl Proxy {
             spawner.spawn_base("proxy forwards", forwards.run(spawner.clone()));
         }
         let drain = spawner.stop().drain;
+        let lanes = lanes(self.config.lanes, &spawner);
         let server = Server {
             forwarder: Arc::new(forwarder),
             metrics: self.metrics,
@@ -159,6 +164,8 @@ impl Proxy {
             drain: drain.clone(),
             alt_svc: self.http3.as_ref().and_then(Http3::advertisement),
             short_hellos: Arc::new(Semaphore::new(SHORT_HELLOS)),
+            spawner: spawner.clone(),
+            workers: Handle::current(),
         };
         if let Some(http3) = self.http3 {
             let shared = http3::Shared {
@@ -178,11 +185,18 @@ impl Proxy {
             move |stream: TcpStream, peer: SocketAddr| Arc::clone(&server).serve(stream, peer)
         };
         let Some(tls_accept) = self.tls_accept else {
-            return self.accept.run(spawner, drain, serve(server)).await;
+            return self.accept.on_lanes(lanes).run(spawner, drain, serve(server)).await;
         };
         let plain = Server { tls: None, ..server.clone() };
-        let plain = self.accept.run(spawner.clone(), drain.clone(), serve(plain));
-        let tls = tls_accept.run(spawner, drain, serve(server));
+        let plain = self.accept.on_lanes(lanes.clone()).run(spawner.clone(), drain.clone(), serve(plain));
+        let tls = tls_accept.on_lanes(lanes).run(spawner, drain, serve(server));
         tokio::try_join!(plain, tls).map(drop)
     }
+}
+
+/// The threads for clients; without them the runtime's workers serve.
+fn lanes(count: usize, spawner: &Spawner) -> Option<Lanes> {
+    Lanes::start("proxy", NonZeroUsize::new(count)?, &spawner.stop())
+        .inspect_err(|error| warn!(%error, "clients have no threads of their own, others' serve them"))
+        .ok()
 }

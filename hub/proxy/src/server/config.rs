@@ -1,6 +1,7 @@
 //! What the proxy is made of: how it listens, and what others keep for it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ pub struct ProxyConfig {
     pub tls: Option<TlsHandle>,
     /// Domain under which `s<service>.b<blueprint>.<domain>` names a service; empty to have none.
     pub domain: String,
+    /// Threads that serve clients, each its own connections; 0 leaves them to the workers of the runtime, who share all.
+    /// Default one for each processor.
+    pub lanes: usize,
     /// How many connections clients may have open.
     pub limits: AcceptLimits,
     /// How long a connection to a target may take to open. Default 3 s.
@@ -71,6 +75,7 @@ impl ProxyConfig {
             tls_listen: None,
             tls: None,
             domain: String::new(),
+            lanes: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             limits: AcceptLimits::default(),
             connect_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(5),

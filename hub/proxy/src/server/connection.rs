@@ -11,7 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use blueprint_common_runtime::Chain;
+use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::tls::Channel;
+use futures_util::future::BoxFuture;
 use http::header::ALT_SVC;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
@@ -23,7 +25,8 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -85,6 +88,9 @@ pub(super) struct Server {
     pub(super) alt_svc: Option<HeaderValue>,
     /// [`SHORT_HELLOS`] of them.
     pub(super) short_hellos: Arc<Semaphore>,
+    /// For neighbours, whose connections are work for long at a time.
+    pub(super) spawner: Spawner,
+    pub(super) workers: Handle,
 }
 
 impl Server {
@@ -120,7 +126,9 @@ impl Server {
                 Box::pin(self.serve_http(stream, source, channel)).await;
             }
             Ok(Ok(Accepted::Overloaded)) => self.refuse(source),
-            Ok(Ok(Accepted::Neighbour(neighbour, start))) => neighbour.serve(*start, peer).await,
+            Ok(Ok(Accepted::Neighbour(neighbour, start))) => {
+                self.hand_over(neighbour.serve(*start, peer)).await
+            }
             Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
             Ok(Err(error)) => {
                 self.metrics.count_cut(Cut::Tls);
@@ -132,6 +140,20 @@ impl Server {
                 debug!(%source, "tls handshake timed out");
             }
         }
+    }
+
+    /// Has the workers of the runtime run it, and waits for its end: no request of a client is to wait for it.
+    async fn hand_over(&self, served: BoxFuture<'static, ()>) {
+        let (ends, ended) = oneshot::channel::<()>();
+        {
+            let _entered = self.workers.enter();
+            self.spawner.spawn("proxy neighbour", async move {
+                let _ends = ends;
+                served.await;
+            });
+        }
+        // Nobody sends anything: it is dropped.
+        let _ = ended.await;
     }
 
     /// Waits for the first bytes; `None` where none come.

@@ -34,6 +34,8 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tracing::dispatcher::get_default;
+use tracing::subscriber::NoSubscriber;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -155,6 +157,9 @@ impl Rig {
         // Clients and services are not of the proxy's process.
         let spawner = Supervisor::new().child_spawner();
         let mut config = ProxyConfig::new((Ipv4Addr::LOCALHOST, 0).into());
+        // A test's log is that of its own thread.
+        let is_log_read = get_default(|dispatch| !dispatch.is::<NoSubscriber>());
+        config.lanes = if is_log_read { 0 } else { 2 };
         change(&mut config);
         let proxy = Proxy::bind(config, parts, &metrics).await.unwrap();
         let address = proxy.local_addr().unwrap();
@@ -291,9 +296,18 @@ impl Rig {
         address
     }
 
+    /// Waits for what the proxy's threads count after a client has seen the end.
     pub(crate) fn assert_metric(&self, line: &str) {
-        let text = self.metrics.encode();
-        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        let mut text = String::new();
+        let is_there = (0..1000).any(|_| {
+            text = self.metrics.encode();
+            let is_there = text.lines().any(|found| found == line);
+            if !is_there {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            is_there
+        });
+        assert!(is_there, "{line} is not in\n{text}");
     }
 }
 

@@ -61,7 +61,8 @@ async fn a_connection_serves_the_next_request_only_after_a_clear_end() {
             3,
         ),
     ] {
-        let rig = Rig::new().await;
+        // Connections to services are a lane's own.
+        let rig = Rig::with(|config| config.lanes = 1).await;
         let counted = words(&rig, answer);
         for _ in 0..3 {
             assert_eq!(get(&rig).await.1.as_deref(), Some(body), "{answer:?}");
