@@ -336,7 +336,16 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        planes::start(config, identity, base, sockets, facts, (operator, services, keys), supervisor).await?;
+        Box::pin(planes::start(
+            config,
+            identity,
+            base,
+            sockets,
+            facts,
+            (operator, services, keys),
+            supervisor,
+        ))
+        .await?;
         Ok(app)
     }
 }

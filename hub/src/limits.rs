@@ -11,6 +11,9 @@ use tracing::info;
 /// Files that the rest of the hub needs: its store, the control plane, carriers, the operator's sockets.
 const RESERVED_FILES: u64 = 64;
 
+/// Those of a thread for clients: what its runtime waits with.
+const FILES_OF_LANE: usize = 4;
+
 /// Limits of the proxy, and the memory of the process.
 #[derive(Debug, Clone)]
 pub(crate) struct LimitsConfig {
@@ -55,6 +58,7 @@ impl LimitsConfig {
     pub(crate) fn apply(&self, proxy: &mut ProxyConfig, files: u64) {
         let listeners = 1 + usize::from(proxy.tls_listen.is_some());
         let room = usize::try_from(files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX);
+        let room = room.saturating_sub(proxy.lanes.saturating_mul(FILES_OF_LANE));
         let of_forwards = proxy.forwards.as_mut().map_or(0, |forwards| share(forwards, room / 2, files));
         let most = (room.saturating_sub(of_forwards) / 2).max(1);
         if self.connections.total > most {
@@ -124,6 +128,7 @@ mod tests {
         let limits = limits(1000);
         for (files, total) in [(u64::MAX, 1000), (1024, 480), (256, 96), (10, 1)] {
             let mut proxy = ProxyConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
+            proxy.lanes = 0;
             limits.apply(&mut proxy, files);
             assert_eq!(proxy.limits, AcceptLimits { total, per_ip: 10 }, "{files} files");
             proxy.tls_listen = Some(proxy.listen);
@@ -137,6 +142,7 @@ mod tests {
         let limits = limits(1_000_000);
         for (files, places, total) in [(1_000_000, 4096, 493_824), (1024, 160, 240), (10, 1, 1)] {
             let mut proxy = ProxyConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
+            proxy.lanes = 0;
             let ports = "20000-20999".parse().unwrap();
             proxy.forwards = Some(ForwardConfig::new(proxy.listen.ip(), ports));
             limits.apply(&mut proxy, files);

@@ -192,11 +192,15 @@ impl AcceptLoop {
             };
             let lane = self.lanes.as_ref().map(Lanes::place);
             let _entered = lane.as_ref().and_then(LanePlace::enter);
-            let ready = stream.set_nodelay(true).and_then(|()| of_this_runtime(stream, lane.is_some()));
-            let stream = match ready {
+            if let Err(error) = stream.set_nodelay(true) {
+                debug!(listener = self.name, %error, "connection is gone already");
+                continue;
+            }
+            let stream = match of_this_runtime(stream, lane.is_some()) {
                 Ok(stream) => stream,
                 Err(error) => {
-                    debug!(listener = self.name, %error, "connection is gone already");
+                    stats.errors.fetch_add(1, Ordering::Relaxed);
+                    debug!(listener = self.name, %error, "connection cannot be given to its thread");
                     continue;
                 }
             };

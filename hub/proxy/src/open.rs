@@ -134,8 +134,8 @@ impl OpenRequest {
     /// Notes that it was refused, by whatever rule, and where it wanted to go.
     pub(crate) fn note_refusal(&mut self, refusal: &Refusal) {
         self.0.entry.refused = Some(refusal.code());
-        self.0.seen.metrics.count_refusal(refusal);
         self.0.seen.ledger.count_refused(refusal.code());
+        self.0.seen.metrics.count_refusal(refusal);
         if refusal.is_by_rule() {
             let Entry { service, source, ref identity, .. } = self.0.entry;
             self.0.seen.ledger.refuse(service, refusal.code(), Some(source), identity.as_deref());
@@ -255,9 +255,10 @@ impl Drop for OpenRequest {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.0.started_at);
         let metrics = &self.0.seen.metrics;
-        metrics.open.dec();
         metrics.count_request(self.0.entry.status, took);
         self.settle(now);
         self.0.entry.write(self.0.seen.access, took, self.0.bytes());
+        // Last: where none is open, all are counted.
+        self.0.seen.metrics.open.dec();
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::Chain;
+use blueprint_common_runtime::lanes::PerLane;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::upstream::UpstreamSettings;
@@ -96,7 +97,7 @@ pub(crate) struct Tries {
 pub(crate) struct Sender {
     http1: Pool,
     spawner: Spawner,
-    http2: Client<Connector, LentBody>,
+    http2: PerLane<Client<Connector, LentBody>>,
     targets: Targets,
     trust: Arc<ArcSwap<Trust>>,
     metrics: Arc<ProxyMetrics>,
@@ -115,7 +116,7 @@ impl Sender {
         Self {
             http1,
             spawner: spawner.clone(),
-            http2: http2_pool(connector, spawner),
+            http2: PerLane::new(|| http2_pool(connector.clone(), spawner)),
             targets,
             trust,
             metrics,
@@ -290,7 +291,7 @@ impl Sender {
         headers: &HeaderMap,
         target: SocketAddr,
     ) -> Result<Result<Answered, Fault>, Refusal> {
-        Ok(match self.http2.request(new_request(outgoing, headers, target)?).await {
+        Ok(match self.http2.own().request(new_request(outgoing, headers, target)?).await {
             Ok(response) => {
                 let dialed = response.extensions().get::<Dialed>().copied();
                 Ok(Answered { response: response.map(ServiceBody::Http2), at: Instant::now(), dialed })
@@ -336,7 +337,7 @@ fn is_expected<B>(outgoing: &Outgoing<'_>, response: &Response<B>) -> bool {
         && key.is_none_or(|key| key.is_answered_by(response.headers()))
 }
 
-/// The pool of connections that speak HTTP/2.
+/// A pool of connections that speak HTTP/2.
 fn http2_pool(connector: Connector, spawner: &Spawner) -> Client<Connector, LentBody> {
     Client::builder(Executor::new("proxy upstream", spawner.clone()))
         .timer(TokioTimer::new())

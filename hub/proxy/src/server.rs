@@ -197,6 +197,6 @@ impl Proxy {
 /// The threads for clients; without them the runtime's workers serve.
 fn lanes(count: usize, spawner: &Spawner) -> Option<Lanes> {
     Lanes::start("proxy", NonZeroUsize::new(count)?, &spawner.stop())
-        .inspect_err(|error| warn!(%error, "clients have no threads of their own, others' serve them"))
+        .inspect_err(|error| warn!(%error, "no threads of their own for clients, the workers serve them"))
         .ok()
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use blueprint_common_runtime::lanes;
 use blueprint_hub_proxy_core::{CanonicalRequest, ExtendedConnect, Refusal, WebSocketKey, response_headers};
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::{HeaderMap, Request, StatusCode, Version};
@@ -57,6 +58,8 @@ pub(crate) fn headers(of_service: HeaderMap, status: StatusCode) -> HeaderMap {
 
 /// Copies until either end closes or `watch` says that it is over.
 pub(crate) async fn join(client: OnUpgrade, mut service: Upgraded, mut open: OpenRequest, mut watch: Watch) {
+    // The connection that it came from ends here for the HTTP library.
+    let _held = lanes::hold();
     let client = match client.await {
         Ok(client) => client,
         Err(error) => return debug!(%error, "upgrade did not happen"),

@@ -10,10 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_runtime::{Chain, lanes};
 use blueprint_hub_proxy_core::tls::Channel;
-use futures_util::future::BoxFuture;
 use http::header::ALT_SVC;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
@@ -28,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
+use tokio_rustls::StartHandshake;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -43,7 +43,7 @@ use crate::rarely::Rarely;
 use crate::sniff::{Prefixed, Protocol, sniff};
 use crate::steady::Steady;
 use crate::streams::Streams;
-use crate::tls::{Accepted, TlsHandle, accept};
+use crate::tls::{Accepted, Neighbour, TlsHandle, accept};
 use crate::watch::Timers;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -126,9 +126,7 @@ impl Server {
                 Box::pin(self.serve_http(stream, source, channel)).await;
             }
             Ok(Ok(Accepted::Overloaded)) => self.refuse(source),
-            Ok(Ok(Accepted::Neighbour(neighbour, start))) => {
-                self.hand_over(neighbour.serve(*start, peer)).await
-            }
+            Ok(Ok(Accepted::Neighbour(neighbour, start))) => self.hand_over(&*neighbour, *start, peer).await,
             Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
             Ok(Err(error)) => {
                 self.metrics.count_cut(Cut::Tls);
@@ -142,11 +140,22 @@ impl Server {
         }
     }
 
-    /// Has the workers of the runtime run it, and waits for its end: no request of a client is to wait for it.
-    async fn hand_over(&self, served: BoxFuture<'static, ()>) {
+    /// Gives a connection to the workers of the runtime, and waits for its end: no request of a client is to wait for it.
+    async fn hand_over(&self, neighbour: &dyn Neighbour, start: StartHandshake<TcpStream>, peer: SocketAddr) {
+        let _away = lanes::away();
         let (ends, ended) = oneshot::channel::<()>();
         {
+            let StartHandshake { accepted, io, .. } = start;
+            let io = io.into_std();
             let _entered = self.workers.enter();
+            let io = match io.and_then(TcpStream::from_std) {
+                Ok(io) => io,
+                Err(error) => {
+                    self.metrics.count_cut(Cut::Tls);
+                    return debug!(source = %peer.ip(), %error, "connection cannot be given to another thread");
+                }
+            };
+            let served = neighbour.serve(StartHandshake::from_parts(accepted, io), peer);
             self.spawner.spawn("proxy neighbour", async move {
                 let _ends = ends;
                 served.await;

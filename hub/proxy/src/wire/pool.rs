@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use blueprint_common_runtime::lanes;
+use blueprint_common_runtime::lanes::PerLane;
 use bytes::BytesMut;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
@@ -25,37 +24,32 @@ use crate::dial::DialError;
 /// common HTTP servers close an idle one, so that a request is not sent into a closing connection.
 pub(crate) const IDLE: Duration = Duration::from_secs(4);
 
-/// Idle connections kept per target, by each lane.
+/// Idle connections kept per target by all lanes together, and by each at least.
 pub(crate) const MAX_IDLE: usize = 64;
+const LEAST_IDLE: usize = 8;
 
 /// How often those that nobody took are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 
 type Idle = BTreeMap<SocketAddr, Vec<(Instant, Wire)>>;
 
-/// The connections of all targets; the one that was used last is taken first. Each lane has its own: a connection wakes the
-/// thread that it was made on.
+/// The connections of all targets; the one that was used last is taken first. Each lane has its own: one of the kernel wakes the
+/// thread that it was made on, and no lane waits for another's.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     connector: Connector,
-    /// By lane; the first is of who is on none.
-    idle: Vec<Mutex<Idle>>,
+    idle: PerLane<Mutex<Idle>>,
+    /// Kept by each of them per target.
+    most: usize,
 }
 
 impl Pool {
-    /// For as many lanes as there are processors; where there are more, some share.
     pub(crate) fn new(connector: Connector) -> Self {
-        let lanes = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let idle = std::iter::repeat_with(Mutex::default).take(lanes.saturating_add(1)).collect();
-        Self(Arc::new(Shared { connector, idle }))
-    }
-
-    /// What waits for who asks.
-    fn idle(&self) -> Option<MutexGuard<'_, Idle>> {
-        let at = lanes::current().checked_rem(self.0.idle.len())?;
-        self.0.idle.get(at).map(Mutex::lock)
+        let idle = PerLane::new(Mutex::default);
+        let share = MAX_IDLE.checked_div(idle.lanes()).unwrap_or(MAX_IDLE);
+        Self(Arc::new(Shared { connector, idle, most: share.max(LEAST_IDLE) }))
     }
 
     /// Closes connections that nobody takes any more, for as long as it is polled.
@@ -63,7 +57,7 @@ impl Pool {
         loop {
             sleep(SWEEP).await;
             let now = Instant::now();
-            for idle in &self.0.idle {
+            for idle in self.0.idle.iter() {
                 idle.lock().retain(|_, kept| {
                     kept.retain(|(since, _)| now.saturating_duration_since(*since) < IDLE);
                     !kept.is_empty()
@@ -85,7 +79,7 @@ impl Pool {
 
     fn take(&self, target: SocketAddr, now: Instant, cx: &mut Context<'_>) -> Option<Wire> {
         loop {
-            let (since, mut wire) = self.idle()?.get_mut(&target)?.pop()?;
+            let (since, mut wire) = self.0.idle.own().lock().get_mut(&target)?.pop()?;
             if now.saturating_duration_since(since) < IDLE && is_quiet(&mut wire, cx) {
                 return Some(wire);
             }
@@ -94,9 +88,9 @@ impl Pool {
 
     /// Keeps a connection on which nothing is open since `now`, and the room for what it says next.
     pub(super) fn keep(&self, wire: Wire, room: BytesMut, now: Instant) {
-        let Some(mut idle) = self.idle() else { return };
+        let mut idle = self.0.idle.own().lock();
         let kept = idle.entry(wire.target).or_default();
-        if kept.len() < MAX_IDLE {
+        if kept.len() < self.0.most {
             kept.push((now, Wire { read: room, ..wire }));
         }
     }

@@ -34,6 +34,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio_util::sync::DropGuard;
 use tracing::dispatcher::get_default;
 use tracing::subscriber::NoSubscriber;
 
@@ -133,6 +134,8 @@ pub(crate) struct Rig {
     pub(crate) spawner: Spawner,
     pub(crate) supervisor: Supervisor,
     pub(crate) trust: Arc<ArcSwap<Trust>>,
+    /// The proxy's threads end with the test, which may be one of many in its process.
+    pub(crate) _end: DropGuard,
 }
 
 impl Rig {
@@ -166,7 +169,8 @@ impl Rig {
         let tls = proxy.tls_addr().unwrap();
         supervisor.spawn_essential("proxy", proxy.run(supervisor.child_spawner()));
         let token = AccessToken::random().unwrap();
-        let rig = Self { proxy: address, tls, token, metrics, spawner, supervisor, trust };
+        let end = supervisor.stop().stop.drop_guard();
+        let rig = Self { proxy: address, tls, token, metrics, spawner, supervisor, trust, _end: end };
         rig.route(&[]);
         rig
     }
