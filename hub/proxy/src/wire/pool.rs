@@ -24,7 +24,8 @@ use crate::dial::DialError;
 /// common HTTP servers close an idle one, so that a request is not sent into a closing connection.
 pub(crate) const IDLE: Duration = Duration::from_secs(4);
 
-/// Idle connections kept per target by all lanes together, and by each at least.
+/// Idle connections kept per target by one lane at most, and at least. All together keep twice the most where they are many,
+/// as not all have the same to do.
 pub(crate) const MAX_IDLE: usize = 64;
 const LEAST_IDLE: usize = 8;
 
@@ -48,8 +49,8 @@ struct Shared {
 impl Pool {
     pub(crate) fn new(connector: Connector) -> Self {
         let idle = PerLane::new(Mutex::default);
-        let share = MAX_IDLE.checked_div(idle.lanes()).unwrap_or(MAX_IDLE);
-        Self(Arc::new(Shared { connector, idle, most: share.max(LEAST_IDLE) }))
+        let share = MAX_IDLE.saturating_mul(2).checked_div(idle.lanes()).unwrap_or(MAX_IDLE);
+        Self(Arc::new(Shared { connector, idle, most: share.clamp(LEAST_IDLE, MAX_IDLE) }))
     }
 
     /// Closes connections that nobody takes any more, for as long as it is polled.
