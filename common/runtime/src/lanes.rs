@@ -141,7 +141,7 @@ impl Lanes {
         let lane = lanes.min_by_key(|lane| lane.open.load(Ordering::Relaxed).cast_signed());
         LanePlace {
             handle: lane.map(|lane| lane.handle.clone()),
-            held: Held::new(lane.map(|lane| &lane.open), 1),
+            _held: Held::new(lane.map(|lane| &lane.open), 1),
         }
     }
 }
@@ -175,8 +175,7 @@ impl Lane {
 #[derive(Debug)]
 pub struct LanePlace {
     handle: Option<Handle>,
-    #[expect(dead_code, reason = "it counts until it is dropped")]
-    held: Held,
+    _held: Held,
 }
 
 impl LanePlace {

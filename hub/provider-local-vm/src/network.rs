@@ -103,7 +103,8 @@ impl Link {
         let end = Instant::now() + GONE_WITHIN;
         while has_link(name) || namespace.exists() {
             if Instant::now() >= end {
-                return Err(io::Error::other(format!("the link or the namespace {name} is still there")));
+                let left = "is still there; `ip link del` and `ip netns del` remove them";
+                return Err(io::Error::other(format!("the link or the namespace {name} {left}")));
             }
             sleep(Duration::from_millis(20)).await;
         }

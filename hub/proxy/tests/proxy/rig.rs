@@ -300,18 +300,17 @@ impl Rig {
         address
     }
 
-    /// Waits for what the proxy's threads count after a client has seen the end.
+    /// Waits for what the proxy's threads count after a client has seen the end, and that it stays: nothing is counted twice.
     pub(crate) fn assert_metric(&self, line: &str) {
         let mut text = String::new();
-        let is_there = (0..1000).any(|_| {
+        let mut is_there = || {
             text = self.metrics.encode();
             let is_there = text.lines().any(|found| found == line);
-            if !is_there {
-                std::thread::sleep(Duration::from_millis(10));
-            }
+            std::thread::sleep(Duration::from_millis(10));
             is_there
-        });
-        assert!(is_there, "{line} is not in\n{text}");
+        };
+        let stays = (0..1000).any(|_| is_there()) && is_there();
+        assert!(stays, "{line} is not in\n{text}");
     }
 }
 
