@@ -25,8 +25,9 @@ const UP: Duration = Duration::from_secs(90);
 /// and, at the hub, noticing their loss, which a pace of twenty seconds makes twenty-three.
 const SETTLE: Duration = Duration::from_secs(30);
 
-/// How long the processor time of something is watched.
-const WATCH: Duration = Duration::from_secs(10);
+/// How long the processor time of something is watched: a round of the echoes of idle spokes. They go on in the waves in which the
+/// spokes came up, so a part of a round says how high its wave is.
+const WATCH: Duration = Duration::from_secs(20);
 
 /// Joins at work at once: fewer than a hub takes, so that none is told to come later.
 const AT_ONCE: usize = 32;

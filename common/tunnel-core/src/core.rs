@@ -29,10 +29,8 @@ use crate::{
     PeerStats, Policy, Role, Stats, Transmit,
 };
 
-/// A hub's deadlines that are this far away or further may be late by [`COARSE_STEP`]: one that knows thousands of idle
-/// peers wakes for many of them at once, instead of a thousand times a second.
+/// A hub's deadlines that are this far away or further may be late by [`COARSE_STEP`](crate::peer::COARSE_STEP).
 const COARSE_AFTER: Duration = Duration::from_secs(1);
-const COARSE_STEP: Duration = Duration::from_millis(50);
 
 /// One end of the tunnel: told what happened and when, says what it wants done.
 ///
@@ -49,8 +47,6 @@ pub struct TunnelCore {
     peers: ByNumber<u32, Box<Care>>,
     slots: BTreeMap<WgPublicKey, u32>,
     timers: BTreeSet<(Instant, u32)>,
-    /// When the core was made, which coarse deadlines are counted from.
-    start: Instant,
 }
 
 /// Peers.
@@ -63,6 +59,7 @@ impl TunnelCore {
         let admission = Admission::new(identity.public(), config.role, rng.bytes(), config.limits);
         let shared = Shared {
             now,
+            start: now,
             role: config.role,
             mtu: usize::from(config.mtu.clamp(*MTU_RANGE.start(), *MTU_RANGE.end())),
             own: config.addresses,
@@ -92,7 +89,6 @@ impl TunnelCore {
             peers: ByNumber::default(),
             slots: BTreeMap::new(),
             timers: BTreeSet::new(),
-            start: now,
         }
     }
 
@@ -442,7 +438,7 @@ impl TunnelCore {
         let soonest = self.shared.now + Duration::from_millis(1);
         let wanted = care.deadline(self.shared.now).max(soonest);
         let wanted = match self.shared.role {
-            Role::Hub if wanted >= self.shared.now + COARSE_AFTER => self.start + coarse(wanted - self.start),
+            Role::Hub if wanted >= self.shared.now + COARSE_AFTER => self.shared.coarse(wanted),
             Role::Hub | Role::Spoke => wanted,
         };
         match care.scheduled {
@@ -455,14 +451,6 @@ impl TunnelCore {
         care.scheduled = Some(wanted);
         self.timers.insert((wanted, slot));
     }
-}
-
-/// A time rounded up to [`COARSE_STEP`].
-fn coarse(time: Duration) -> Duration {
-    let step = COARSE_STEP.as_millis();
-    Duration::from_millis(
-        u64::try_from(time.as_millis().saturating_add(1).next_multiple_of(step)).unwrap_or(u64::MAX),
-    )
 }
 
 impl fmt::Debug for TunnelCore {

@@ -52,6 +52,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often, at least, one is looked at that does not. What a packet thread does between two looks calls for nothing sooner
 /// than a keepalive, so nothing is late; and the library's clock, which moves only then, is ten seconds behind at most.
 const IDLE_TICK: Duration = KEEPALIVE_AFTER;
+/// A hub looks at its peers in steps of this: one that knows thousands of idle ones wakes for many of them at once, instead of
+/// a thousand times a second.
+pub(crate) const COARSE_STEP: Duration = Duration::from_millis(50);
 /// Packets that wait for a handshake: a connection's first few; the sender repeats what is lost.
 const MAX_PENDING: usize = 16;
 /// A peer that authenticates may still not occupy us with handshakes; a spoke needs one a second.
@@ -61,6 +64,8 @@ const RESPONSES: Rate = Rate::new(20, 20);
 /// What all peers of a core share.
 pub(crate) struct Shared {
     pub(crate) now: Instant,
+    /// When the core was made, which steps are counted from.
+    pub(crate) start: Instant,
     pub(crate) role: Role,
     pub(crate) mtu: usize,
     pub(crate) own: OverlayLease,
@@ -68,6 +73,15 @@ pub(crate) struct Shared {
     pub(crate) identity: Arc<Identity>,
     pub(crate) rng: Rng,
     pub(crate) output: Output,
+}
+
+impl Shared {
+    /// A time that is not before `start`, rounded up to the next step.
+    pub(crate) fn coarse(&self, at: Instant) -> Instant {
+        let since = at.saturating_duration_since(self.start);
+        let nanos = since.as_nanos().next_multiple_of(COARSE_STEP.as_nanos());
+        self.start + u64::try_from(nanos).map_or(since, Duration::from_nanos)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

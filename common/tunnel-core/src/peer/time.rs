@@ -55,7 +55,8 @@ impl Peer<'_> {
         ];
         // Drawn anew each time, or peers that were once looked at together would be for ever.
         let idle = shared.now + shared.rng.between(IDLE_TICK - TICK, TICK);
-        due.into_iter().flatten().fold(idle, Instant::min).max(soonest)
+        // In a step, so that a look which comes early for another reason needs none between two of them.
+        shared.coarse(due.into_iter().flatten().fold(idle, Instant::min).max(soonest))
     }
 
     pub(super) fn handle_library(&mut self, shared: &mut Shared) {

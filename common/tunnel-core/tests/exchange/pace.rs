@@ -112,3 +112,17 @@ fn traffic_of_either_side_brings_the_echoes_of_every_second_back() {
     let idle = datagrams_of(&mut net, A, ms(60_000));
     assert!((11..=20).contains(&idle), "and the pace again after that: {idle}");
 }
+
+#[test]
+fn a_crowded_hub_that_idles_wakes_in_steps_and_never_between() {
+    let mut net = crowded();
+    // When the core was made: a second until it is up, and twenty.
+    let (made, until) = (net.now - ms(21_000), net.now + ms(300_000));
+    let mut wakes = 0;
+    while net.now < until {
+        let at = net.ends[HUB].core.poll_timeout().unwrap();
+        wakes += u64::from(!(at - made).as_nanos().is_multiple_of(ms(50).as_nanos()));
+        net.run(at - net.now);
+    }
+    assert_eq!(wakes, 0, "wakes between two steps in 300 s");
+}
