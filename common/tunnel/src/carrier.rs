@@ -32,6 +32,7 @@ pub use crypto::crypto_provider;
 pub use demux::is_wireguard;
 pub use frame::{DATAGRAM_MAX, FrameError};
 pub use outbox::Outbox;
+pub(crate) use quic::LinkThread;
 pub use quic::{
     Handshake, NeighbourSide, NeighbourSocket, QuicError, QuicLimits, QuicLink, QuicServer, SharedSocket,
     client_socket, dial,

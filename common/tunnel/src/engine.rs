@@ -5,13 +5,15 @@
 //!   tx-N      device -> sparse flows first -> split, seal -> UDP
 //!   control   handshakes, timers, echoes, commands: owns the core, publishes its tables
 //!   stack     a task, where there is no device: the TCP/IP of this process
-//!   quic      links of QUIC (`carrier`): what comes goes the way of rx, what leaves waits in outboxes
+//!   quic      links of QUIC (`carrier`): what comes goes the way of rx, what leaves waits in outboxes; the first of these
+//!             threads reads the port that QUIC shares, once there are links (`beside`)
 //! ```
 //!
 //! Plain threads, each from one system call to the next without handing a packet on: over UDP nothing on the way of a
 //! packet waits for another thread, and one flow is always one thread's, so that its order stays. Over a link, tx waits for
 //! room in its outbox, for a bounded time.
 
+mod beside;
 mod control;
 mod fair;
 mod inbox;
@@ -56,7 +58,7 @@ use transmit::Transmitter;
 pub(crate) use receive::Local as LocalSide;
 pub(crate) use receive::Receiver as LinkReceiver;
 pub(crate) use shared::Shared;
-pub(crate) use wire::{Wire, WireErrors};
+pub(crate) use wire::Wire;
 
 /// Commands that may wait.
 const COMMANDS: usize = 256;
@@ -65,8 +67,6 @@ const EVENTS: usize = 1024;
 /// Time slice of packet threads: a tenth of the system's, so that a sparse flow's packet that wakes a thread is not
 /// behind a bulk flow's; shorter ones cost throughput (bench/README.md).
 const SLICE: Duration = Duration::from_micros(300);
-/// How often the engine looks whether one of its threads ended.
-const WATCH: Duration = Duration::from_millis(200);
 
 /// Owner of a tunnel's threads. Does nothing until [`Self::run`].
 pub struct Engine {
@@ -171,19 +171,20 @@ impl Engine {
         let ending = Ending(Arc::clone(&shared));
         let (stop_control, stopped) = watch::channel(false);
         let mut threads = Vec::new();
-        threads.extend(start("tunnel-control", move || run_control(control, stopped)));
+        let ended = CancellationToken::new();
+        threads.extend(start("tunnel-control", &ended, move || run_control(control, stopped)));
         for port in 0..shared.wire.ports() {
             let receiver = Receiver::new(Arc::clone(&shared), &local, 0, shared.tally());
             let number = u8::try_from(port).unwrap_or(0);
             let stranger = (number > 0).then(|| stranger(&shared));
-            threads.extend(start("tunnel-rx", move || {
+            threads.extend(start("tunnel-rx", &ended, move || {
                 shorten_slice();
                 receiver.run(number, 0, stranger);
             }));
         }
         let queues = transmitters.len();
         for transmitter in transmitters {
-            threads.extend(start("tunnel-tx", move || {
+            threads.extend(start("tunnel-tx", &ended, move || {
                 shorten_slice();
                 transmitter.run();
             }));
@@ -192,9 +193,7 @@ impl Engine {
             return;
         }
         let watched = async {
-            while !threads.iter().any(JoinHandle::is_finished) {
-                tokio::time::sleep(WATCH).await;
-            }
+            ended.cancelled().await;
             error!("a thread of the tunnel ended by itself");
         };
         match stack {
@@ -257,8 +256,17 @@ impl Drop for Ending {
     }
 }
 
-/// Starts a thread; `None`, and a line in the log, where the system has none.
-fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+/// Starts a thread whose end, a panic too, cancels `ended`; `None`, and a line in the log, where the system has none.
+fn start(
+    name: &str,
+    ended: &CancellationToken,
+    run: impl FnOnce() + Send + 'static,
+) -> Option<JoinHandle<()>> {
+    let ending = ended.clone().drop_guard();
+    let run = move || {
+        let _ending = ending;
+        run();
+    };
     match std::thread::Builder::new().name(name.to_owned()).spawn(run) {
         Ok(thread) => Some(thread),
         Err(error) => {
@@ -290,4 +298,25 @@ fn bind_ports(config: &TunnelConfig) -> Result<Vec<Vec<UdpSocket>>, BindError> {
         Ok(vec![socket])
     };
     addresses.into_iter().map(bind).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_thread_is_told_whichever_way_it_ends() {
+        for panics in [false, true] {
+            let ended = CancellationToken::new();
+            let (go, gone) = std::sync::mpsc::channel::<()>();
+            let thread = start("tunnel-test", &ended, move || {
+                let _ = gone.recv();
+                assert!(!panics, "a test wants a panic");
+            });
+            assert!(!ended.is_cancelled());
+            drop(go);
+            tokio::time::timeout(Duration::from_secs(20), ended.cancelled()).await.unwrap();
+            assert_eq!(thread.unwrap().join().is_err(), panics);
+        }
+    }
 }

@@ -103,7 +103,7 @@ impl Tunnel {
         self.local_addr
     }
 
-    /// State of the tunnel while the engine runs, at most 250 ms old, or 100 us per peer where those are more.
+    /// State of the tunnel while the engine runs, at most 250 ms old, or 400 us per peer where those are more.
     #[must_use]
     pub fn snapshot(&self) -> Arc<TunnelSnapshot> {
         self.snapshot.load_full()

@@ -55,7 +55,7 @@ pub use links::{BATCH_BYTES_MAX, Batch, CarrierKind, LinkIngress, LinkSink};
 pub use listener::Listener;
 pub use memory::{give_back_memory, share_memory};
 pub use rights::{Rights, give_up_net_admin};
-pub use snapshot::TunnelSnapshot;
+pub use snapshot::{PeerTable, TunnelSnapshot};
 pub use stream::TcpStream;
 pub use udp::{UdpFlow, UdpSocket};
 

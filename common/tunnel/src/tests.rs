@@ -90,6 +90,12 @@ impl Running {
         Self { tunnel, stop, engine }
     }
 
+    /// Ends it, and waits until it has.
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        self.engine.await.unwrap();
+    }
+
     /// Ends it as a killed process would: nobody is told.
     pub(crate) async fn kill(self) {
         self.engine.abort();

@@ -17,6 +17,7 @@ mod transport;
 pub use link::QuicLink;
 pub use server::{Handshake, QuicServer};
 pub use shared_socket::{NeighbourSide, NeighbourSocket, SharedSocket};
+pub(crate) use thread::LinkThread;
 pub use transport::QuicLimits;
 
 use std::io;

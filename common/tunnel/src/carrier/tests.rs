@@ -1,5 +1,6 @@
 //! Carriers over real sockets of loopback.
 
+mod beside;
 mod flood;
 mod neighbour;
 mod overlay;
@@ -133,7 +134,7 @@ async fn expect_numbered(received: &mut mpsc::UnboundedReceiver<Vec<u8>>, length
     }
 }
 
-/// A hub's shared socket and a task that stands for the engine's receive thread.
+/// A hub's shared socket and a task that stands for the engine's reading of it.
 fn shared(listen: &str, limits: &QuicLimits) -> (Arc<SharedSocket>, UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind(listen).unwrap();
     let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20);

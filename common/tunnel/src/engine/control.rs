@@ -1,6 +1,6 @@
 //! The thread that owns the core: handshakes, timers, echoes and commands. Packets pass it by.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use super::shared::{Notices, Shared};
 use super::stack::StackCounts;
 use crate::command::Command;
-use crate::snapshot::{TunnelSnapshot, discards};
+use crate::snapshot::{PeerTable, TunnelSnapshot, discards};
 
 /// Commands and notices taken in one turn.
 const PER_TURN: usize = 256;
@@ -130,7 +130,7 @@ impl Control {
     }
 
     fn take_snapshot(&mut self, now: Instant) {
-        let peers: BTreeMap<_, _> = self.core.all_stats(now).collect();
+        let peers = PeerTable::new(self.core.all_stats(now));
         let count = u32::try_from(peers.len()).unwrap_or(u32::MAX);
         self.next_snapshot = now + SNAPSHOT_EVERY.max(SNAPSHOT_PER_PEER.saturating_mul(count));
         self.probes.retain(|_, (_, reply)| !reply.is_closed());
@@ -139,7 +139,7 @@ impl Control {
         self.snapshot.store(Arc::new(TunnelSnapshot {
             taken_at: now,
             peers,
-            discards: discards(&stats, self.stack.refusals(), self.shared.wire.errors()),
+            discards: discards(&stats, self.stack.refusals(), &self.shared.wire),
             stats,
             flows: self.stack.flows.load(Ordering::Relaxed),
             links: self.shared.wire.links(),

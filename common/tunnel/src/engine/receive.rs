@@ -1,26 +1,29 @@
-//! The threads that read UDP: opened, filtered, and written to the device, to the stack in this process, or back out.
+//! What threads that read UDP do: opened, filtered, and written to the device, to the stack in this process, or back out.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use blueprint_common_tunnel_core::offload::{MAX_SEGMENTS, MergeLimits, Merger, VnetHeader};
 use blueprint_common_tunnel_core::{
     Discard, Endpoint, Inbound, Notice, Outlet, RUN_BYTES, RUN_SLACK_BYTES, Tally, Via,
 };
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
+use super::beside::Waits;
 use super::inbox::Inbox;
 use super::shared::{Shared, Telling};
 use crate::links::Batch;
 use crate::sys::poll::wait_readable;
 use crate::sys::tun::TunQueue;
+use crate::sys::udp::UdpSocket;
 
 /// Pause after a receive call that failed, so that a socket that always fails costs no processor.
-const FAILURE_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const FAILURE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where packets for this machine go.
 #[derive(Debug, Clone)]
@@ -33,7 +36,7 @@ pub(crate) enum Local {
 
 /// One thread's or one link's state.
 pub(crate) struct Receiver {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     inbound: Inbound,
     sink: Sink,
     /// Where uneven datagrams are put in runs; empty until some come.
@@ -59,40 +62,63 @@ impl Receiver {
         Self { shared, inbound: Inbound::new(tally), sink, run: Vec::new(), telling: Telling::default() }
     }
 
-    /// Reads a port's socket until the tunnel stops.
-    pub(crate) fn run(mut self, port: u8, shard: usize, stranger: Option<Stranger>) {
+    /// Reads a port's socket until the tunnel stops; has it read beside QUIC once QUIC serves links there.
+    pub(crate) fn run(mut self, port: u8, shard: usize, mut stranger: Option<Stranger>) {
         let shared = Arc::clone(&self.shared);
         let Some(socket) = shared.wire.socket(port.into(), shard) else { return };
-        let mut buffer = vec![0u8; RUN_BYTES + RUN_SLACK_BYTES];
-        // A socket that another protocol shares does not block, so this thread has to wait for it.
-        let waits = stranger.is_none();
+        let (mut buffer, mut stays) = (new_buffer(), stranger.is_none());
         while !shared.is_stopped() {
-            let room = buffer.get_mut(..RUN_BYTES).unwrap_or_default();
-            match socket.receive(room, waits) {
-                Ok(Some(received)) => {
-                    let from =
-                        Endpoint { via: Via::Udp(port), remote: received.remote, local: received.local };
-                    let bytes = buffer.get(..received.len).unwrap_or_default();
-                    if let Some(stranger) = &stranger
-                        && stranger(&from, received.ecn, bytes, received.stride)
-                    {
-                        continue;
+            if !stays && let Some(thread) = shared.wire.quic().and_then(|quic| quic.reader()) {
+                match (Waits::new(thread, socket, &shared), stranger.take()) {
+                    (Ok(waits), Some(stranger)) => return self.run_on(thread, waits, port, shard, stranger),
+                    (Ok(_), None) => {}
+                    (Err(error), kept) => {
+                        warn!(%error, "a port that QUIC shares stays with a thread of its own");
+                        stranger = kept;
                     }
-                    self.handle(&from, &mut buffer, received.len, received.stride);
                 }
-                Ok(None) if waits => {}
-                Ok(None) => {
+                stays = true;
+            }
+            match self.take_run(port, socket, &mut buffer, stranger.as_ref()) {
+                // A socket that another protocol shares does not block, so this thread has to wait for it.
+                Ok(None) if stranger.is_some() => {
                     if wait_readable([socket.as_fd(), shared.stop.as_fd()], None).is_err() {
                         std::thread::sleep(FAILURE_PAUSE);
                     }
                 }
+                Ok(_) => {}
                 Err(error) => {
-                    shared.wire.errors().udp_receive.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    debug!(%error, "receiving failed");
+                    self.note_failure(&error);
                     std::thread::sleep(FAILURE_PAUSE);
                 }
             }
         }
+    }
+
+    /// Takes one run of datagrams of a port, and says how many bytes that were; `None` where none is there.
+    pub(super) fn take_run(
+        &mut self,
+        port: u8,
+        socket: &UdpSocket,
+        buffer: &mut [u8],
+        stranger: Option<&Stranger>,
+    ) -> io::Result<Option<usize>> {
+        let room = buffer.get_mut(..RUN_BYTES).unwrap_or_default();
+        let Some(received) = socket.receive(room, stranger.is_none())? else { return Ok(None) };
+        let from = Endpoint { via: Via::Udp(port), remote: received.remote, local: received.local };
+        let bytes = buffer.get(..received.len).unwrap_or_default();
+        let is_strange =
+            stranger.is_some_and(|stranger| stranger(&from, received.ecn, bytes, received.stride));
+        if !is_strange {
+            self.handle(&from, buffer, received.len, received.stride);
+        }
+        Ok(Some(received.len))
+    }
+
+    /// Counts a receive call that failed.
+    pub(super) fn note_failure(&self, error: &io::Error) {
+        self.shared.wire.errors().udp_receive.fetch_add(1, Ordering::Relaxed);
+        debug!(%error, "receiving failed");
     }
 
     /// Takes the datagrams of a link.
@@ -150,6 +176,11 @@ impl Receiver {
             }
         }
     }
+}
+
+/// What a receive call is given.
+pub(super) fn new_buffer() -> Vec<u8> {
+    vec![0; RUN_BYTES + RUN_SLACK_BYTES]
 }
 
 /// Is asked first about datagrams on a port that another protocol shares; true where they were its own.

@@ -12,7 +12,7 @@ use blueprint_common_tunnel_core::{Endpoint, LinkId, Via};
 
 use crate::carrier::{QuicLimits, SharedSocket};
 use crate::links::LinkSink;
-use crate::sys::udp::UdpSocket;
+use crate::sys::udp::{UdpSocket, dropped};
 
 /// Links that exist at once; each is a connection of a machine that proved who it is.
 const LINKS_MAX: usize = 65_536;
@@ -64,6 +64,11 @@ impl Wire {
 
     pub(crate) const fn errors(&self) -> &WireErrors {
         &self.errors
+    }
+
+    /// Datagrams that the queues of our sockets had no room for.
+    pub(crate) fn overflown(&self) -> u64 {
+        self.ports.iter().flatten().map(dropped).fold(0, u64::saturating_add)
     }
 
     pub(crate) fn ports(&self) -> usize {

@@ -144,12 +144,19 @@ impl UdpSocket {
         message.msg_iovlen = narrow(1_usize);
         control.attach_room(&mut message);
         let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
-        // SAFETY: name, part, buffer and control live, unmoved and lent to nobody, until the call has returned.
-        let result = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, flags) };
-        let Ok(len) = usize::try_from(result) else {
-            let error = io::Error::last_os_error();
-            let is_nothing = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR));
-            return if is_nothing { Ok(None) } else { Err(error) };
+        let len = loop {
+            // SAFETY: name, part, buffer and control live, unmoved and lent to nobody, until the call has returned.
+            let result = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, flags) };
+            let Ok(len) = usize::try_from(result) else {
+                let error = io::Error::last_os_error();
+                match error.raw_os_error() {
+                    // Nothing is said of whether something is there.
+                    Some(libc::EINTR) if !wait => continue,
+                    Some(libc::EAGAIN | libc::EINTR) => return Ok(None),
+                    Some(_) | None => return Err(error),
+                }
+            };
+            break len;
         };
         // SAFETY: recvmsg wrote an address of this length.
         let remote = unsafe { SockAddr::new(name, message.msg_namelen) }.as_socket();

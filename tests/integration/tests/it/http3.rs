@@ -262,6 +262,10 @@ fn a_flood_of_first_packets_of_http3_keeps_no_agent_out() -> Result<()> {
     ));
     ensure!(counts.answers > 0 && counts.answer_bytes < counts.sent_bytes, "{counts:?}");
     ensure!(metric(&scene.hub, "hub_control_quic_held_off_total{reason=\"queue_full\"}")? == 0, "links lost");
+    ensure!(
+        metric(&scene.hub, "hub_tunnel_datagrams_dropped_total{reason=\"udp_queue\"}")? == 0,
+        "the port lost"
+    );
     let (config, enough) = (scene.client(b"h3")?, AtomicBool::new(true));
     let answers = on(&attacker, async || ask_until(config, at, &scene.token, &enough).await)?;
     ensure!(answers == 1, "{answers}");

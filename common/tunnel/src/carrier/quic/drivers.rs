@@ -52,9 +52,15 @@ impl Keeping {
         Ok(Arc::new(Self { threads, turn: AtomicUsize::new(0), kept: Mutex::default() }))
     }
 
+    /// The thread of the next connection: of several, the first has half as many as each other, for it reads the socket, too.
     #[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "there is one at least")]
     fn thread(&self) -> &Arc<LinkThread> {
-        &self.threads[self.turn.load(Ordering::Relaxed) % self.threads.len()]
+        let others = self.threads.len() - 1;
+        let at = match self.turn.load(Ordering::Relaxed) % (2 * others + 1) {
+            0 => 0,
+            turn => 1 + (turn - 1) % others,
+        };
+        &self.threads[at]
     }
 
     /// Has the next connection on the next thread.

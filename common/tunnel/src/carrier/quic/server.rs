@@ -73,7 +73,9 @@ impl QuicServer {
             Arc::<Coalescing>::clone(&sending),
             Arc::<Keeping>::clone(&runtime),
         )?;
-        runtime.take(&sending, socket.local_addr()?).finish();
+        let drivers = runtime.take(&sending, socket.local_addr()?);
+        socket.read_on(drivers.thread());
+        drivers.finish();
         Ok(Self {
             endpoint,
             runtime: Mutex::new(runtime),

@@ -1,8 +1,8 @@
 //! A UDP socket that QUIC shares with plain WireGuard.
 //!
-//! The engine's receive thread owns the reading side: it hands over with [`SharedSocket::offer`]
-//! whatever [`is_wireguard`](crate::carrier::is_wireguard) says is not for it. The sending side needs
-//! no order between the two, so QUIC sends on the same socket by itself. Connections that are no links
+//! The engine owns the reading side: it hands over with [`SharedSocket::offer`] whatever
+//! [`is_wireguard`](crate::carrier::is_wireguard) says is not for it, on the thread of the first links once there are some. The
+//! sending side needs no order between the two, so QUIC sends on the same socket by itself. Connections that are no links
 //! may come here, too: a [`NeighbourSocket`] reads those.
 
 mod lane;
@@ -25,6 +25,7 @@ use tokio::io::unix::AsyncFd;
 use self::lane::Lane;
 use self::neighbour::{BothIds, Whose};
 use super::QuicLimits;
+use super::thread::LinkThread;
 use super::transport::RECEIVE_BYTES;
 
 pub use self::neighbour::{NeighbourSide, NeighbourSocket};
@@ -40,6 +41,8 @@ pub struct SharedSocket {
     /// Who else reads, if somebody does.
     neighbour: OnceLock<Arc<NeighbourSide>>,
     ids: BothIds,
+    /// Where the endpoint of links is.
+    reader: OnceLock<Arc<LinkThread>>,
     /// True from a send call that would have blocked until the socket says that one may be tried.
     is_blocked: AtomicBool,
 }
@@ -49,7 +52,7 @@ impl SharedSocket {
     ///
     /// It sets options that both users of the socket then have: non-blocking, GRO, packet
     /// information, the ECN bits as control messages, and no fragmentation. So the engine has to
-    /// wait with `poll`, and its control buffer needs room for them (128 bytes are enough).
+    /// wait for it, and its control buffer needs room for them (128 bytes are enough).
     ///
     /// # Errors
     ///
@@ -68,6 +71,7 @@ impl SharedSocket {
             links: Lane::default(),
             neighbour: OnceLock::new(),
             ids: BothIds::new()?,
+            reader: OnceLock::new(),
             is_blocked: AtomicBool::new(false),
         })
     }
@@ -124,6 +128,17 @@ impl SharedSocket {
         let socket = NeighbourSocket::new(Arc::clone(self), Arc::clone(&side))?;
         // Before it is set, nothing waits in it.
         self.neighbour.set(side).is_ok().then(|| Arc::new(socket))
+    }
+
+    /// Has the socket read on this thread, which the endpoint of links is on, for as long as the socket is there.
+    pub(super) fn read_on(&self, thread: &Arc<LinkThread>) {
+        // Another server of the same socket hears of it from there.
+        let _ = self.reader.set(Arc::clone(thread));
+    }
+
+    /// The thread to read the socket on; `None` before there is a server.
+    pub(crate) fn reader(&self) -> Option<&Arc<LinkThread>> {
+        self.reader.get()
     }
 
     /// Has the endpoint of links make ids by which its datagrams are known.

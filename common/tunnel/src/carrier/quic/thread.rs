@@ -19,7 +19,7 @@ const TURNS: u32 = 2;
 
 /// A thread with a runtime of its own; it ends when nobody has it any more, tasks on it included.
 #[derive(Debug)]
-pub(super) struct LinkThread {
+pub(crate) struct LinkThread {
     handle: Handle,
     /// Dropping it ends the thread.
     _end: oneshot::Sender<()>,
@@ -59,7 +59,7 @@ impl LinkThread {
     }
 
     /// Its runtime.
-    pub(super) const fn handle(&self) -> &Handle {
+    pub(crate) const fn handle(&self) -> &Handle {
         &self.handle
     }
 }

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 
 /// A hub on loopback, one agent that dials it, and both ends of the link.
-async fn pair(
+pub(super) async fn pair(
     server: &QuicServer,
     at: SocketAddr,
     tls: &rustls::ClientConfig,
