@@ -88,9 +88,13 @@ enum Command {
 #[derive(Debug, Args)]
 struct StateArg {
     /// Folder that holds identity and services [default: /var/lib/blueprint-agent for root, else ~/.local/state/blueprint-agent].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = STATE_VARIABLE)]
     state: Option<PathBuf>,
 }
+
+/// Environment variables that stand for the options `--state` and `--config`, and for no key of the configuration.
+const STATE_VARIABLE: &str = "BLUEPRINT_AGENT_STATE";
+const CONFIG_VARIABLE: &str = "BLUEPRINT_AGENT_CONFIG";
 
 #[derive(Debug, Args)]
 struct JoinArgs {
@@ -151,7 +155,7 @@ impl ProofArgs {
 #[derive(Debug, Args)]
 struct ConfigArgs {
     /// Configuration file [default: none].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
     config: Option<PathBuf>,
     /// Sets one key, over file and environment.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]

@@ -4,7 +4,7 @@ use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_l
 use blueprint_common_runtime::config::{Problems, Settings, Sources};
 use serde_json::json;
 
-use super::{ConfigArgs, ConfigCommand};
+use super::{CONFIG_VARIABLE, ConfigArgs, ConfigCommand, STATE_VARIABLE};
 use crate::config::{AgentConfig, SCHEMA};
 
 pub(super) fn config(command: ConfigCommand, output: Output) -> Result<(), CliError> {
@@ -41,7 +41,7 @@ fn show(settings: &Settings, output: Output) {
 }
 
 fn read(args: ConfigArgs) -> (Settings, Problems) {
-    SCHEMA.load(&Sources::from_process(args.config, args.set, &[]))
+    SCHEMA.load(&Sources::from_process(args.config, args.set, &[STATE_VARIABLE, CONFIG_VARIABLE]))
 }
 
 fn check(settings: &Settings, mut problems: Problems) -> Result<AgentConfig, CliError> {

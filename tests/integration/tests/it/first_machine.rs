@@ -1,8 +1,10 @@
 //! The first remote machine, as the README says: hub and machine on two hosts, one pasted line.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::http::curl;
-use blueprint_tests_support::{Lab, Need, eventually_ok, require};
+use blueprint_tests_support::{Lab, Launch, Need, binary, eventually_ok, require};
 use serde_json::Value;
 
 use crate::fixture::{Agent, CALL, Hub, SOON, Service, rows, text};
@@ -41,6 +43,29 @@ fn a_machine_joins_by_the_pasted_line_and_its_service_answers() -> Result<()> {
 
     what_the_operator_sees(&hub, &agent)?;
     what_the_machine_sees(&mut agent)
+}
+
+#[test]
+fn the_environment_of_an_agent_may_name_its_folder_and_its_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (state, file) = (folder.path().join("state"), folder.path().join("agent.toml"));
+    std::fs::write(&file, "[agent]\nname = \"by-file\"\n")?;
+    let ask = |arguments: &[&str]| {
+        let agent = Launch::new(binary("blueprint-agent")?).args(arguments);
+        let path = |path: &Path| path.display().to_string();
+        agent.env("BLUEPRINT_AGENT_STATE", path(&state)).env("BLUEPRINT_AGENT_CONFIG", path(&file)).run(CALL)
+    };
+    let added = ask(&["service", "add", "7/42", "--local", "127.0.0.1:8080"])?;
+    assert_eq!(added.code, Some(0), "{}", added.stderr);
+    ensure!(state.is_dir(), "it is kept elsewhere");
+    assert!(ask(&["service", "ls"])?.stdout.contains("7/42"));
+    let shown = ask(&["config", "show"])?;
+    assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+    assert!(shown.stdout.contains("by-file"), "{}", shown.stdout);
+    // Not joined: that is what is wrong, and not the environment.
+    let run = ask(&["run"])?;
+    assert!(run.stderr.contains("join") && !run.stderr.contains("environment"), "{}", run.stderr);
+    Ok(())
 }
 
 fn what_the_operator_sees(hub: &Hub<'_>, agent: &Agent<'_>) -> Result<()> {
