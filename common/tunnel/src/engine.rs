@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Plain threads, each from one system call to the next without handing a packet on: over UDP nothing on the way of a
-//! packet waits for another thread, and one flow is always one thread's, so that its order stays. Over a link, tx waits for
-//! room in its outbox, for a bounded time.
+//! packet waits for another thread, and one flow is always one thread's, so that its order stays. Two kinds of packets wait for a
+//! bounded time: tx's for room in the outbox of a link, and those of the port that QUIC shares for turns of QUIC.
 
 mod beside;
 mod control;

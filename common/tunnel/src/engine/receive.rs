@@ -63,19 +63,18 @@ impl Receiver {
     }
 
     /// Reads a port's socket until the tunnel stops; has it read beside QUIC once QUIC serves links there.
-    pub(crate) fn run(mut self, port: u8, shard: usize, mut stranger: Option<Stranger>) {
+    pub(crate) fn run(mut self, port: u8, shard: usize, stranger: Option<Stranger>) {
         let shared = Arc::clone(&self.shared);
         let Some(socket) = shared.wire.socket(port.into(), shard) else { return };
         let (mut buffer, mut stays) = (new_buffer(), stranger.is_none());
         while !shared.is_stopped() {
             if !stays && let Some(thread) = shared.wire.quic().and_then(|quic| quic.reader()) {
-                match (Waits::new(thread, socket, &shared), stranger.take()) {
-                    (Ok(waits), Some(stranger)) => return self.run_on(thread, waits, port, shard, stranger),
-                    (Ok(_), None) => {}
-                    (Err(error), kept) => {
-                        warn!(%error, "a port that QUIC shares stays with a thread of its own");
-                        stranger = kept;
+                match Waits::new(thread, socket, &shared) {
+                    Ok(waits) => {
+                        return stranger
+                            .map_or((), |stranger| self.run_on(thread, waits, port, shard, stranger));
                     }
+                    Err(error) => warn!(%error, "a port that QUIC shares stays with a thread of its own"),
                 }
                 stays = true;
             }

@@ -1,4 +1,4 @@
-//! A UDP socket for plain threads: runs of datagrams in one call, with the local address of each.
+//! A UDP socket of packet threads: runs of datagrams in one call, with the local address of each.
 //!
 //! Datagrams of one length to or from one address cross the kernel boundary together (`UDP_SEGMENT`,
 //! `UDP_GRO`) where the kernel can do it; where it cannot, they go one by one.

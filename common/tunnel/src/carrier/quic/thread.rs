@@ -1,4 +1,4 @@
-//! A thread that carries QUIC links: a share of a hub's, or a spoke's one.
+//! A thread that carries QUIC links: a share of a hub's, or a spoke's one. A hub's first also reads the port that they come by.
 //!
 //! A runtime with several threads has them call each other for every buffer that goes from quinn's task to the link's, and
 //! while one thread decrypts faster than the other delivers, what waits between the two overflows. Here they take turns.

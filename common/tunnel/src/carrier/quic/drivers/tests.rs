@@ -21,6 +21,23 @@ fn keeping() -> (Arc<Keeping>, Arc<Coalescing>, SocketAddr) {
     (keeping, socket, at)
 }
 
+#[test]
+fn of_several_threads_the_first_has_half_as_many_connections() {
+    let turns = |count: usize| {
+        let keeping = Keeping::start(count).unwrap();
+        let place = |thread| keeping.threads.iter().position(|other| Arc::ptr_eq(other, thread)).unwrap();
+        let next = || {
+            let at = place(keeping.thread());
+            keeping.go_round();
+            at
+        };
+        std::iter::repeat_with(next).take(6).collect::<Vec<_>>()
+    };
+    assert_eq!(turns(1), [0; 6]);
+    assert_eq!(turns(2), [0, 1, 1, 0, 1, 1]);
+    assert_eq!(turns(3), [0, 1, 2, 1, 2, 0]);
+}
+
 #[tokio::test]
 async fn a_driver_that_wakes_itself_has_its_rounds_in_one_turn() {
     let (keeping, socket, at) = keeping();
