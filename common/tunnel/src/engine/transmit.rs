@@ -24,6 +24,7 @@ use super::fair::FairQueue;
 use super::outgoing::Outgoing;
 use super::shared::{Shared, Telling};
 use crate::sys::poll::wait_readable;
+use crate::sys::sched::Stint;
 use crate::sys::tun::TunQueue;
 
 /// Packets or superpackets that wait here; more wait in the device's queue.
@@ -32,6 +33,8 @@ const SLOTS: usize = 64;
 const SLOT_BYTES: usize = VnetHeader::BYTES + 65_536;
 /// Bytes served before the device is looked at again: one superpacket.
 const ROUND_BYTES: usize = 64 << 10;
+/// Work before the thread asks whether another one's turn has come; asked more often, one TCP stream loses by it.
+const STINT: Duration = Duration::from_micros(500);
 /// Pause while the device is down.
 const DOWN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -57,6 +60,7 @@ pub(crate) struct Transmitter {
     /// The device was down when it was last looked at.
     was_down: bool,
     telling: Telling,
+    stint: Stint,
 }
 
 impl Transmitter {
@@ -75,6 +79,7 @@ impl Transmitter {
             hash_key,
             was_down: false,
             telling: Telling::default(),
+            stint: Stint::new(STINT),
         }
     }
 
@@ -89,11 +94,14 @@ impl Transmitter {
     }
 
     fn turn(&mut self) {
+        let began = Instant::now();
         self.read();
         if self.waiting.len() > 0 {
             self.serve();
+            self.stint.add(began.elapsed());
         } else {
             self.wait();
+            self.stint.begin();
         }
     }
 
