@@ -47,8 +47,8 @@ pub(crate) struct Receiver {
     /// Where uneven datagrams are put in runs; empty until some come.
     run: Vec<u8>,
     telling: Telling,
-    /// Work on runs of datagrams that no stint has counted yet.
-    work: Duration,
+    /// Since when a run of datagrams was worked on that no stint has counted yet.
+    began: Option<Instant>,
 }
 
 impl Receiver {
@@ -67,7 +67,7 @@ impl Receiver {
             },
         };
         let inbound = Inbound::new(tally);
-        Self { shared, inbound, sink, run: Vec::new(), telling: Telling::default(), work: Duration::ZERO }
+        Self { shared, inbound, sink, run: Vec::new(), telling: Telling::default(), began: None }
     }
 
     /// Reads a port's socket until the tunnel stops; has it read beside QUIC once QUIC serves links there.
@@ -94,7 +94,11 @@ impl Receiver {
                         std::thread::sleep(FAILURE_PAUSE);
                     }
                 }
-                Ok(_) => stint.add(std::mem::take(&mut self.work)),
+                Ok(_) => {
+                    if let Some(began) = self.began.take() {
+                        stint.add(began);
+                    }
+                }
                 Err(error) => {
                     self.note_failure(&error);
                     std::thread::sleep(FAILURE_PAUSE);
@@ -168,13 +172,13 @@ impl Receiver {
     /// Handles a run of datagrams. A panic costs this run, whoever sent it, and nobody else anything.
     fn handle(&mut self, from: &Endpoint, buffer: &mut [u8], len: usize, stride: usize) {
         let now = Instant::now();
+        self.began = Some(now);
         let tables = self.shared.tables.load();
         let handled = catch_unwind(AssertUnwindSafe(|| {
             #[cfg(test)]
             assert!(!buffer.starts_with(crate::tests::POISON), "a test wants a panic");
             self.inbound.handle(&tables, from, buffer, len, stride, now, &mut self.sink);
         }));
-        self.work = self.work.saturating_add(now.elapsed());
         if handled.is_err() {
             // What was half done goes with its workspace; what peers share is behind locks that a panic opens.
             self.inbound = Inbound::new(Arc::clone(&self.sink.tally));

@@ -98,10 +98,9 @@ impl Transmitter {
         self.read();
         if self.waiting.len() > 0 {
             self.serve();
-            self.stint.add(began.elapsed());
+            self.stint.add(began);
         } else {
             self.wait();
-            self.stint.begin();
         }
     }
 

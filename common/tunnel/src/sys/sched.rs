@@ -12,7 +12,7 @@
 #![expect(unsafe_code, reason = "sched_setattr has no safe wrapper here")]
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::check;
 
@@ -46,38 +46,39 @@ pub(crate) fn set_slice(slice: Duration) -> io::Result<()> {
     check(if result < 0 { -1 } else { 0 }).map(drop)
 }
 
+/// Longest pause between two pieces of work that go on without a rest: a receive call that brings 64 KiB takes less.
+const REST: Duration = Duration::from_micros(30);
+
 /// Work that a thread does in one go.
 #[derive(Debug)]
 pub(crate) struct Stint {
     most: Duration,
     done: Duration,
+    ended: Option<Instant>,
 }
 
 impl Stint {
     /// Stints of `most` each.
     pub(crate) const fn new(most: Duration) -> Self {
-        Self { most, done: Duration::ZERO }
+        Self { most, done: Duration::ZERO, ended: None }
     }
 
-    /// Begins anew, after a sleep.
-    pub(crate) const fn begin(&mut self) {
-        self.done = Duration::ZERO;
-    }
-
-    /// Adds work, and lets another thread have the processor where that ends the stint.
-    pub(crate) fn add(&mut self, work: Duration) {
-        if self.is_over_with(work) {
+    /// Adds the work since `began`, and lets another thread have the processor where that ends the stint.
+    pub(crate) fn add(&mut self, began: Instant) {
+        if self.is_over_with(began, Instant::now()) {
             std::thread::yield_now();
         }
     }
 
-    /// Adds work; true, and a new stint begins, where that ends this one.
-    fn is_over_with(&mut self, work: Duration) -> bool {
-        self.done = self.done.saturating_add(work);
-        let is_over = self.done >= self.most;
-        if is_over {
-            self.begin();
-        }
+    /// Adds work; true, and a new stint begins, where that ends this one. A rest before it began one too: whoever waited
+    /// had the processor then.
+    fn is_over_with(&mut self, began: Instant, ended: Instant) -> bool {
+        let rested = self.ended.is_none_or(|before| began.saturating_duration_since(before) > REST);
+        let before = if rested { Duration::ZERO } else { self.done };
+        let done = before.saturating_add(ended.saturating_duration_since(began));
+        let is_over = done >= self.most;
+        self.done = if is_over { Duration::ZERO } else { done };
+        self.ended = Some(ended);
         is_over
     }
 }
@@ -87,12 +88,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stint_is_over_after_its_work_and_begins_anew_after_a_sleep() {
-        let mut stint = Stint::new(Duration::from_micros(100));
-        let mut is_over = |work| stint.is_over_with(Duration::from_micros(work));
-        assert_eq!([60, 30, 10, 90, 500, 99].map(&mut is_over), [false, false, true, false, true, false]);
-        stint.begin();
-        assert!(!stint.is_over_with(Duration::from_micros(99)));
+    fn a_stint_is_over_after_its_work_and_begins_anew_after_a_rest() {
+        let (mut stint, mut now) = (Stint::new(Duration::from_micros(100)), Instant::now());
+        let mut is_over = |(pause, work)| {
+            let began = now + Duration::from_micros(pause);
+            now = began + Duration::from_micros(work);
+            stint.is_over_with(began, now)
+        };
+        let all = [(500, 60), (5, 30), (5, 10), (5, 90), (5, 500), (5, 99), (31, 99), (30, 1)];
+        assert_eq!(all.map(&mut is_over), [false, false, true, false, true, false, false, true]);
     }
 
     #[test]
