@@ -26,8 +26,8 @@ use crate::sys::udp::UdpSocket;
 /// Pause after a receive call that failed, so that a socket that always fails costs no processor.
 pub(super) const FAILURE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Work of a thread that reads a port before it asks whether another one's turn has come. Short: a program's socket
-/// holds some 270 small datagrams unless it asked for more, and that many are here in a quarter of a millisecond.
+/// Work of a thread that reads a port before it gives way, receive calls not counted. Short: a program's socket holds some 270
+/// small datagrams unless it asked for more, and a burst of that many is handled within some hundred microseconds.
 const STINT: Duration = Duration::from_micros(100);
 
 /// Where packets for this machine go.
@@ -47,7 +47,7 @@ pub(crate) struct Receiver {
     /// Where uneven datagrams are put in runs; empty until some come.
     run: Vec<u8>,
     telling: Telling,
-    /// Since when a run of datagrams was worked on that no stint has counted yet.
+    /// Since when a run of datagrams was worked on that no stint has counted yet; those of links never are.
     began: Option<Instant>,
 }
 

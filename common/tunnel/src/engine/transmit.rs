@@ -33,7 +33,7 @@ const SLOTS: usize = 64;
 const SLOT_BYTES: usize = VnetHeader::BYTES + 65_536;
 /// Bytes served before the device is looked at again: one superpacket.
 const ROUND_BYTES: usize = 64 << 10;
-/// Work before the thread asks whether another one's turn has come; asked more often, one TCP stream loses by it.
+/// Work before the thread gives way, reading included; more often, and one TCP stream loses by it.
 const STINT: Duration = Duration::from_micros(500);
 /// Pause while the device is down.
 const DOWN_PAUSE: Duration = Duration::from_millis(50);

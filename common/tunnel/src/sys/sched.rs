@@ -6,8 +6,9 @@
 //!
 //! The system looks whether a slice is over when another thread wakes and at its clock's tick, 1 to 10 ms apart.
 //! What wakes a moment too early waits for that tick behind a thread that is busy, and what that one sends meanwhile
-//! overflows the queue in front of the one that waits: work for nothing. So a busy packet thread asks the system
-//! itself, once in a [`Stint`].
+//! overflows the queue in front of the one that waits: work for nothing. So a busy packet thread gives way by itself
+//! after each [`Stint`]. Where somebody waits that gives up the rest of its slice (sched_yield(2), EEVDF): beside
+//! programs that always have work it gets less than its share.
 
 #![expect(unsafe_code, reason = "sched_setattr has no safe wrapper here")]
 
@@ -46,10 +47,10 @@ pub(crate) fn set_slice(slice: Duration) -> io::Result<()> {
     check(if result < 0 { -1 } else { 0 }).map(drop)
 }
 
-/// Longest pause between two pieces of work that go on without a rest: a receive call that brings 64 KiB takes less.
+/// Longest pause between two pieces of work that go on without a rest: a receive call that brings 64 KiB should take less.
 const REST: Duration = Duration::from_micros(30);
 
-/// Work that a thread does in one go.
+/// Work that a thread does in one go, by the clock: time that it waited or was kept from the processor meanwhile counts.
 #[derive(Debug)]
 pub(crate) struct Stint {
     most: Duration,
@@ -71,7 +72,7 @@ impl Stint {
     }
 
     /// Adds work; true, and a new stint begins, where that ends this one. A rest before it began one too: whoever waited
-    /// had the processor then.
+    /// probably had the processor then.
     fn is_over_with(&mut self, began: Instant, ended: Instant) -> bool {
         let rested = self.ended.is_none_or(|before| began.saturating_duration_since(before) > REST);
         let before = if rested { Duration::ZERO } else { self.done };
