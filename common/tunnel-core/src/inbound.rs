@@ -70,9 +70,9 @@ pub enum Notice {
 
 /// Where a packet thread's results go.
 pub trait Outlet {
-    /// A packet for the local stack: `packets[range]`. Its content may be changed, and stays until
-    /// [`Self::finish`].
-    fn deliver(&mut self, packets: &mut [u8], range: Range<usize>);
+    /// A packet for the local stack: `packets[range]`, alone where no other one of this run is. Its content may be
+    /// changed, and stays until [`Self::finish`].
+    fn deliver(&mut self, packets: &mut [u8], range: Range<usize>, is_alone: bool);
     /// No further packet of this run comes.
     fn finish(&mut self, packets: &mut [u8]);
     /// Datagrams of `segment` bytes each, the last may be shorter, to be sent now.
@@ -270,15 +270,18 @@ impl Inbound {
         let mut decided: Option<Decided<'_>> = None;
         let mut relay_to: Option<&Conduit> = None;
         let mut delivered = 0;
+        let is_alone = self.opened.len() == 1;
         for number in 0..self.opened.len() {
             let Some(range) = self.opened.get(number).cloned() else { break };
             match self.decide(context, sender, &range, &mut decided) {
                 Err(discard) => self.tally.discard(discard),
-                Ok(Way::Local) if self.answer_beat(context, sender, &range, outlet) => {}
-                Ok(Way::Local) if self.answer_probe(context, sender, &range, outlet) => {}
-                Ok(Way::Local) if self.tell_echo(context, sender, &range, outlet) => {}
                 Ok(Way::Local) => {
-                    outlet.deliver(&mut self.plain, range);
+                    let header = decided.as_ref().map(|decided| decided.header);
+                    if header.is_some_and(|header| self.take_own(context, sender, (&header, &range), outlet))
+                    {
+                        continue;
+                    }
+                    outlet.deliver(&mut self.plain, range, is_alone);
                     delivered += 1;
                 }
                 Ok(Way::Relay(receiver)) => {

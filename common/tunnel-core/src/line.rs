@@ -227,10 +227,9 @@ impl Line {
         buffer: &mut [u8],
         now: Instant,
     ) -> Opened {
-        let is_current = self.session.is_some_and(|session| session.local_index == receiver);
-        let known = self.session.iter().chain(self.answered.iter().flatten());
-        let mut of_it = known.filter(|session| session.local_index == receiver);
-        if of_it.any(|session| session.is_past_life(now)) {
+        let current = self.session.filter(|session| session.local_index == receiver);
+        let answered = || self.answered.iter().flatten().find(|session| session.local_index == receiver);
+        if current.as_ref().or_else(answered).is_some_and(|session| session.is_past_life(now)) {
             return Opened::refused(Discard::ExpiredSession);
         }
         let outcome = self.noise.open(from.remote.ip(), datagram, buffer);
@@ -253,7 +252,7 @@ impl Line {
             }
         };
         let is_roamed = self.authenticate(from, datagram.len(), is_probe, now);
-        Opened { outcome, is_roamed, is_begun: !is_current && self.confirm(receiver), is_large }
+        Opened { outcome, is_roamed, is_begun: current.is_none() && self.confirm(receiver), is_large }
     }
 
     /// Seals a plaintext into `buffer`, which has at least [`buffer_len`](crate::noise::buffer_len) of it.

@@ -224,10 +224,15 @@ impl Noise {
             assert!(!is_doomed, "a test wants the library to panic");
             Outcome::from(call(tunn, buffer))
         }));
-        result.unwrap_or_else(|_| {
-            self.reset();
-            Outcome::Refused(Discard::LibraryPanic)
-        })
+        result.unwrap_or_else(|_| self.recover())
+    }
+
+    /// Starts anew after a panic; apart, since a new state takes kilobytes of stack, which no packet should pay for.
+    #[cold]
+    #[inline(never)]
+    fn recover(&mut self) -> Outcome {
+        self.reset();
+        Outcome::Refused(Discard::LibraryPanic)
     }
 }
 

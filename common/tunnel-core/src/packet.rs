@@ -117,15 +117,6 @@ impl Header {
         })
     }
 
-    /// Reads an ICMP or ICMPv6 packet; `None` for every other.
-    pub(crate) fn parse_icmp(packet: &[u8]) -> Option<Self> {
-        let protocol = match packet.first()? >> 4 {
-            4 => packet.get(9)?,
-            _ => packet.get(6)?,
-        };
-        matches!(*protocol, ICMP_V4 | ICMP_V6).then(|| Self::parse(packet).ok()).flatten()
-    }
-
     /// True where [`Self::ports`] and the addresses say all that a decision needs.
     pub(crate) const fn has_ports(&self) -> bool {
         matches!(self.protocol, TCP | UDP)
@@ -176,6 +167,17 @@ impl Header {
 
     /// Reads an ICMP or ICMPv6 echo message; `None` where the packet is something else or its checksum is wrong.
     pub(crate) fn echo<'a>(&self, packet: &'a [u8]) -> Option<Echo<'a>> {
+        let echo = self.unproven_echo(packet)?;
+        let message = packet.get(self.payload_at..)?;
+        let good = match self.protocol {
+            ICMP_V4 => self.source.is_ipv4() && checksum(&[message]) == 0,
+            _ => checksum(&[&self.v6_pseudo(message.len())?, message]) == 0,
+        };
+        good.then_some(echo)
+    }
+
+    /// The same without a look at the checksum.
+    pub(crate) fn unproven_echo<'a>(&self, packet: &'a [u8]) -> Option<Echo<'a>> {
         let message = packet.get(self.payload_at..)?;
         let [kind, code, _, _, id_high, id_low, _, _] = *message.first_chunk()?;
         let is_request = match (self.protocol, kind, code) {
@@ -183,11 +185,7 @@ impl Header {
             (ICMP_V4, 0, 0) | (ICMP_V6, 129, 0) => false,
             _ => return None,
         };
-        let good = match self.protocol {
-            ICMP_V4 => self.source.is_ipv4() && checksum(&[message]) == 0,
-            _ => checksum(&[&self.v6_pseudo(message.len())?, message]) == 0,
-        };
-        good.then_some(Echo {
+        Some(Echo {
             is_request,
             id: u16::from_be_bytes([id_high, id_low]),
             payload: message.get(ICMP_HEADER_BYTES..)?,

@@ -144,7 +144,7 @@ impl SoloTunnel {
 }
 
 impl Outlet for Sink {
-    fn deliver(&mut self, packets: &mut [u8], range: Range<usize>) {
+    fn deliver(&mut self, packets: &mut [u8], range: Range<usize>, _is_alone: bool) {
         self.packets.push_back(packets.get(range).unwrap_or_default().to_vec());
     }
 

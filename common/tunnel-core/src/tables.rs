@@ -9,7 +9,7 @@ use blueprint_common_types::{OverlayLease, WgPublicKey};
 use crate::admission::MacGate;
 use crate::filter::{self, Holder, Route};
 use crate::line::Conduit;
-use crate::packet::Header;
+use crate::packet::{Echo, Header, is_own_echo};
 use crate::policy::{Protocol, Rule};
 use crate::shards::Shards;
 use crate::table::Table;
@@ -165,9 +165,8 @@ impl Tables {
     }
 
     /// True for an echo that the tunnel answers itself: its own always, everybody's where nobody else would.
-    pub(crate) fn is_for_core(&self, header: &Header, packet: &[u8]) -> bool {
-        let Some(echo) = header.echo(packet) else { return false };
-        crate::packet::is_own_echo(echo.payload) || self.answers_echoes && echo.is_request
+    pub(crate) fn takes(&self, echo: &Echo<'_>) -> bool {
+        is_own_echo(echo.payload) || self.answers_echoes && echo.is_request
     }
 
     /// Number of peers.

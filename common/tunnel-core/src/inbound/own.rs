@@ -14,20 +14,36 @@ use crate::{Discard, Role};
 const BEAT_BYTES: usize = 64;
 
 impl Inbound {
+    /// Takes an echo that is for the tunnel itself; false for every other packet of this machine.
+    pub(super) fn take_own(
+        &mut self,
+        context: Context<'_>,
+        sender: &Conduit,
+        packet: (&Header, &Range<usize>),
+        outlet: &mut impl Outlet,
+    ) -> bool {
+        let (header, range) = packet;
+        let packet_bytes = self.plain.get(range.clone()).unwrap_or_default();
+        // Whether its checksum is right is asked only of what looks like one.
+        header.unproven_echo(packet_bytes).is_some_and(|echo| context.tables.takes(&echo))
+            && (self.answer_beat(context, sender, packet, outlet)
+                || self.answer_probe(context, sender, packet, outlet)
+                || self.tell_echo(context, sender, packet, outlet))
+    }
+
     /// Answers the sign of life of a peer that the core knows to be alive; false where the core has to see it.
     ///
     /// Thousands of them a second are a hub's idle cost, and waking the core for each would double it.
-    pub(super) fn answer_beat(
+    fn answer_beat(
         &self,
         context: Context<'_>,
         sender: &Conduit,
-        range: &Range<usize>,
+        (header, range): (&Header, &Range<usize>),
         outlet: &mut impl Outlet,
     ) -> bool {
         let mut answer = [0u8; BEAT_BYTES];
         let mut datagram = [0u8; BEAT_BYTES + RUN_SLACK_BYTES];
         let Some(packet) = self.plain.get(range.clone()) else { return false };
-        let Some(header) = Header::parse_icmp(packet) else { return false };
         let beat =
             header.echo(packet).filter(|echo| echo.is_request).and_then(|echo| Beat::parse(echo.payload));
         let (Some(beat), Some(place)) = (beat, answer.get_mut(..packet.len())) else { return false };
@@ -52,20 +68,17 @@ impl Inbound {
     /// every other packet, and on a spoke, where the core knows whose questions count.
     ///
     /// Spokes with large data ask a few times a second: the core's thread has better things to do.
-    pub(super) fn answer_probe(
+    fn answer_probe(
         &mut self,
         context: Context<'_>,
         sender: &Conduit,
-        range: &Range<usize>,
+        (header, range): (&Header, &Range<usize>),
         outlet: &mut impl Outlet,
     ) -> bool {
         let Some(packet) = self.plain.get_mut(range.clone()) else { return false };
-        let Some(header) = Header::parse_icmp(packet).filter(|_| context.tables.role == Role::Hub) else {
-            return false;
-        };
         let is_probe =
             header.echo(packet).is_some_and(|echo| echo.is_request && parse_probe(echo.payload).is_some());
-        if !is_probe || header.answer_echo(packet).is_none() {
+        if context.tables.role != Role::Hub || !is_probe || header.answer_echo(packet).is_none() {
             return false;
         }
         if !sender.may_ask(Errand::Echo, context.now) {
@@ -82,16 +95,15 @@ impl Inbound {
     }
 
     /// Hands an echo that is for the tunnel itself to the core; false for every other packet.
-    pub(super) fn tell_echo(
+    fn tell_echo(
         &self,
         context: Context<'_>,
         sender: &Conduit,
-        range: &Range<usize>,
+        (header, range): (&Header, &Range<usize>),
         outlet: &mut impl Outlet,
     ) -> bool {
         let Some(packet) = self.plain.get(range.clone()) else { return false };
-        let is_it =
-            Header::parse_icmp(packet).is_some_and(|header| context.tables.is_for_core(&header, packet));
+        let is_it = header.echo(packet).is_some_and(|echo| context.tables.takes(&echo));
         if is_it && !sender.may_ask(Errand::Echo, context.now) {
             self.tally.discard(Discard::PeerErrandBudget);
         } else if is_it {

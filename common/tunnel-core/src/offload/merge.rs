@@ -58,6 +58,8 @@ pub struct Merger {
     born: [u64; MAX_GROUPS],
     groups: [Group; MAX_GROUPS],
     opened: u64,
+    /// Groups that are open.
+    held: usize,
 }
 
 impl Merger {
@@ -70,7 +72,7 @@ impl Merger {
             ..limits
         };
         let groups = std::array::from_fn(|_| Group::empty());
-        Self { limits, keys: [Key::FREE; MAX_GROUPS], born: [0; MAX_GROUPS], groups, opened: 0 }
+        Self { limits, keys: [Key::FREE; MAX_GROUPS], born: [0; MAX_GROUPS], groups, opened: 0, held: 0 }
     }
 
     /// Takes the packet in `range` of `packets`, and emits what can no longer grow.
@@ -150,14 +152,21 @@ impl Merger {
             group.open(range, segment);
             *held = *key;
             *born = self.opened;
+            self.held = self.held.saturating_add(1);
         }
     }
 
     fn slot_of(&self, key: &Key) -> Option<usize> {
+        if self.held == 0 {
+            return None;
+        }
         self.keys.iter().position(|held| held == key)
     }
 
     fn oldest(&self) -> Option<usize> {
+        if self.held == 0 {
+            return None;
+        }
         let slots = self.keys.iter().zip(&self.born).enumerate();
         let held = slots.filter(|(_, (key, _))| **key != Key::FREE);
         held.min_by_key(|(_, (_, born))| **born).map(|(slot, _)| slot)
@@ -171,6 +180,7 @@ impl Merger {
             let header = group.seal(packets);
             emit(&header, packets, group.ranges());
             *key = Key::FREE;
+            self.held = self.held.saturating_sub(1);
         }
     }
 }

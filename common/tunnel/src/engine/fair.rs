@@ -32,6 +32,8 @@ struct Place<T> {
 #[derive(Debug)]
 pub(crate) struct FairQueue<T> {
     places: Vec<Place<T>>,
+    /// A packet that waits by itself, and its flow: it competes with nobody, and is found where it was just put.
+    only: Option<(u64, usize, T)>,
     new: VecDeque<usize>,
     old: VecDeque<usize>,
     len: usize,
@@ -40,7 +42,13 @@ pub(crate) struct FairQueue<T> {
 impl<T: Default> FairQueue<T> {
     pub(crate) fn new() -> Self {
         let places = (0..PLACES).map(|_| Place::default()).collect();
-        Self { places, new: VecDeque::with_capacity(PLACES), old: VecDeque::with_capacity(PLACES), len: 0 }
+        Self {
+            places,
+            only: None,
+            new: VecDeque::with_capacity(PLACES),
+            old: VecDeque::with_capacity(PLACES),
+            len: 0,
+        }
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -49,10 +57,21 @@ impl<T: Default> FairQueue<T> {
 
     /// Adds a packet of `bytes` to the flow with this hash.
     pub(crate) fn push(&mut self, flow: u64, bytes: usize, packet: T) {
+        self.len += 1;
+        if self.len == 1 {
+            self.only = Some((flow, bytes, packet));
+            return;
+        }
+        if let Some((flow, bytes, packet)) = self.only.take() {
+            self.place(flow, bytes, packet);
+        }
+        self.place(flow, bytes, packet);
+    }
+
+    fn place(&mut self, flow: u64, bytes: usize, packet: T) {
         let number = usize::try_from(flow & u64::from(u16::MAX)).unwrap_or(0) % PLACES;
         let Some(place) = self.places.get_mut(number) else { return };
         place.waiting.push_back((bytes, packet));
-        self.len += 1;
         if place.standing == Standing::Idle {
             (place.standing, place.credit) = (Standing::New, NEW_CREDIT);
             self.new.push_back(number);
@@ -61,6 +80,10 @@ impl<T: Default> FairQueue<T> {
 
     /// Takes the packet whose turn it is, with its length.
     pub(crate) fn pop(&mut self) -> Option<(usize, T)> {
+        if let Some((_, bytes, packet)) = self.only.take() {
+            self.len = 0;
+            return Some((bytes, packet));
+        }
         loop {
             let (number, is_new) = match self.new.front() {
                 Some(number) => (*number, true),

@@ -180,13 +180,20 @@ impl Receiver {
             self.inbound.handle(&tables, from, buffer, len, stride, now, &mut self.sink);
         }));
         if handled.is_err() {
-            // What was half done goes with its workspace; what peers share is behind locks that a panic opens.
-            self.inbound = Inbound::new(Arc::clone(&self.sink.tally));
-            self.sink.renew();
-            self.sink.tally.discard(Discard::OwnPanic);
-            if self.telling.is_due(now) {
-                error!(%from, "a fault of this program ended a run of datagrams; please report it");
-            }
+            self.renew(from, now);
+        }
+    }
+
+    /// Forgets what is half done with its workspace; what peers share is behind locks that a panic opens. Apart, since a
+    /// new workspace takes kilobytes of stack, which no packet should pay for.
+    #[cold]
+    #[inline(never)]
+    fn renew(&mut self, from: &Endpoint, now: Instant) {
+        self.inbound = Inbound::new(Arc::clone(&self.sink.tally));
+        self.sink.renew();
+        self.sink.tally.discard(Discard::OwnPanic);
+        if self.telling.is_due(now) {
+            error!(%from, "a fault of this program ended a run of datagrams; please report it");
         }
     }
 }
@@ -223,8 +230,11 @@ impl Sink {
 }
 
 impl Outlet for Sink {
-    fn deliver(&mut self, packets: &mut [u8], range: Range<usize>) {
+    fn deliver(&mut self, packets: &mut [u8], range: Range<usize>, is_alone: bool) {
         match &mut self.local {
+            Delivery::Device(writer, _, _) if is_alone => {
+                writer.write(&VnetHeader::default(), packets, &[range]);
+            }
             Delivery::Device(writer, merger, _) => {
                 merger
                     .add(packets, range, &mut |header, packets, parts| writer.write(header, packets, parts));
@@ -264,8 +274,17 @@ struct DeviceWriter {
 
 impl DeviceWriter {
     fn write(&self, header: &VnetHeader, packets: &[u8], ranges: &[Range<usize>]) {
+        match ranges.len() {
+            0..=1 => self.write_parts::<2>(header, packets, ranges),
+            _ => self.write_parts::<{ MAX_SEGMENTS + 1 }>(header, packets, ranges),
+        }
+    }
+
+    /// Writes at most `PARTS` parts, the header among them. Never inlined, so that a packet by itself takes no room of many.
+    #[inline(never)]
+    fn write_parts<const PARTS: usize>(&self, header: &VnetHeader, packets: &[u8], ranges: &[Range<usize>]) {
         let header = header.to_bytes();
-        let mut parts = [IoSlice::new(&[]); MAX_SEGMENTS + 1];
+        let mut parts = [IoSlice::new(&[]); PARTS];
         let mut count = 0;
         let header = self.queue.has_header().then_some(&header[..]);
         let packets = ranges.iter().filter_map(|range| packets.get(range.clone()));
