@@ -66,7 +66,9 @@ const COMMANDS: usize = 256;
 const EVENTS: usize = 1024;
 /// Time slice of packet threads: a tenth of the system's, so that a sparse flow's packet that wakes a thread is not
 /// behind a bulk flow's; shorter ones cost throughput (bench/README.md).
-const SLICE: Duration = Duration::from_micros(300);
+pub(crate) const SLICE: Duration = Duration::from_micros(300);
+/// The same for those that read a port: no longer than they work before they give way, which gives up the rest of a slice.
+const RX_SLICE: Duration = receive::STINT;
 
 /// Owner of a tunnel's threads. Does nothing until [`Self::run`].
 pub struct Engine {
@@ -168,7 +170,8 @@ impl Engine {
     pub async fn run(self, stop: CancellationToken) {
         let Self { control, shared, local, transmitters, stack } = self;
         // Ends the threads on every way out.
-        let ending = Ending(Arc::clone(&shared));
+        let queues = transmitters.iter().map(Transmitter::queue).collect();
+        let mut ending = Ending { shared: Arc::clone(&shared), queues: Some(queues) };
         let (stop_control, stopped) = watch::channel(false);
         let mut threads = Vec::new();
         let ended = CancellationToken::new();
@@ -178,14 +181,14 @@ impl Engine {
             let number = u8::try_from(port).unwrap_or(0);
             let stranger = (number > 0).then(|| stranger(&shared));
             threads.extend(start("tunnel-rx", &ended, move || {
-                shorten_slice();
+                shorten_slice(RX_SLICE);
                 receiver.run(number, 0, stranger);
             }));
         }
         let queues = transmitters.len();
         for transmitter in transmitters {
             threads.extend(start("tunnel-tx", &ended, move || {
-                shorten_slice();
+                shorten_slice(SLICE);
                 transmitter.run();
             }));
         }
@@ -209,7 +212,7 @@ impl Engine {
                 () = watched => {}
             },
         }
-        drop(ending);
+        threads.extend(ending.begin());
         let _ = stop_control.send(true);
         let joined = tokio::task::spawn_blocking(move || {
             threads.into_iter().for_each(|thread| drop(thread.join()));
@@ -247,12 +250,41 @@ fn stranger(shared: &Arc<Shared>) -> Stranger {
     })
 }
 
+/// Pause between two tries to end a thread's wait.
+const END_PAUSE: Duration = Duration::from_millis(2);
+
 /// Ends the threads when it is dropped.
-struct Ending(Arc<Shared>);
+struct Ending {
+    shared: Arc<Shared>,
+    /// Where threads wait that, as at sockets, only a signal wakes; `None` once they are being woken.
+    queues: Option<Vec<Arc<TunQueue>>>,
+}
+
+impl Ending {
+    /// Tells the threads to end, and returns the one that wakes them: whoever calls this may be a task, which is not to wait.
+    fn begin(&mut self) -> Option<JoinHandle<()>> {
+        let queues = self.queues.take()?;
+        self.shared.stop();
+        let ended = CancellationToken::new();
+        let (shared, to_wake) = (Arc::clone(&self.shared), queues.clone());
+        let thread = start("tunnel-end", &ended, move || end_waits(&shared, &to_wake));
+        if thread.is_none() {
+            end_waits(&self.shared, &queues);
+        }
+        thread
+    }
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.stop();
+        drop(self.begin());
+    }
+}
+
+fn end_waits(shared: &Shared, queues: &[Arc<TunQueue>]) {
+    let of_queues = || queues.iter().filter(|queue| queue.interrupt()).count() > 0;
+    while [shared.wire.interrupt(), of_queues()].contains(&true) {
+        std::thread::sleep(END_PAUSE);
     }
 }
 
@@ -277,8 +309,8 @@ fn start(
 }
 
 /// Lets the calling packet thread be served soon after it wakes.
-pub(crate) fn shorten_slice() {
-    if let Err(error) = sched::set_slice(SLICE) {
+pub(crate) fn shorten_slice(slice: Duration) {
+    if let Err(error) = sched::set_slice(slice) {
         debug!(%error, "packet threads keep the system's time slice");
     }
 }

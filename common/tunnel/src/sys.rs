@@ -12,6 +12,7 @@
 pub(crate) mod caps;
 mod control;
 pub(crate) mod flow_socket;
+pub(crate) mod interrupt;
 pub(crate) mod memory;
 pub(crate) mod netlink;
 pub(crate) mod poll;

@@ -28,7 +28,7 @@ pub(super) const FAILURE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Work of a thread that reads a port before it gives way, receive calls not counted. Short: a program's socket holds some 270
 /// small datagrams unless it asked for more, and a burst of that many is handled within some hundred microseconds.
-const STINT: Duration = Duration::from_micros(100);
+pub(super) const STINT: Duration = Duration::from_micros(100);
 
 /// Where packets for this machine go.
 #[derive(Debug, Clone)]
@@ -74,6 +74,7 @@ impl Receiver {
     pub(crate) fn run(mut self, port: u8, shard: usize, stranger: Option<Stranger>) {
         let shared = Arc::clone(&self.shared);
         let Some(socket) = shared.wire.socket(port.into(), shard) else { return };
+        let _entered = socket.enter();
         let (mut buffer, mut stays) = (new_buffer(), stranger.is_none());
         let mut stint = Stint::new(STINT);
         while !shared.is_stopped() {

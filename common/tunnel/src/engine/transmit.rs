@@ -23,7 +23,6 @@ use tracing::{error, info, warn};
 use super::fair::FairQueue;
 use super::outgoing::Outgoing;
 use super::shared::{Shared, Telling};
-use crate::sys::poll::wait_readable;
 use crate::sys::sched::Stint;
 use crate::sys::tun::TunQueue;
 
@@ -83,8 +82,15 @@ impl Transmitter {
         }
     }
 
+    /// The queue that it waits at.
+    pub(crate) fn queue(&self) -> Arc<TunQueue> {
+        Arc::clone(&self.queue)
+    }
+
     /// Runs until the tunnel stops.
     pub(crate) fn run(mut self) {
+        let queue = self.queue();
+        let _entered = queue.enter();
         while !self.shared.is_stopped() {
             // What peers share is behind locks that a panic opens.
             if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
@@ -94,14 +100,14 @@ impl Transmitter {
     }
 
     fn turn(&mut self) {
-        let began = Instant::now();
-        self.read();
-        if self.waiting.len() > 0 {
-            self.serve();
-            self.stint.add(began);
-        } else {
-            self.wait();
+        if self.waiting.len() == 0 && !self.take(true) {
+            self.note_down();
+            return;
         }
+        let began = Instant::now();
+        while self.take(false) {}
+        self.serve();
+        self.stint.add(began);
     }
 
     /// Forgets what is half done: every packet that was read and has not left.
@@ -121,40 +127,39 @@ impl Transmitter {
         }
     }
 
-    fn wait(&mut self) {
-        if self.queue.is_down() {
-            if !std::mem::replace(&mut self.was_down, true) {
-                warn!("the network device is down or gone: nothing of this machine enters the tunnel");
-            }
-            std::thread::sleep(DOWN_PAUSE);
+    /// Tells of a device that nothing can be read of, and pauses.
+    fn note_down(&mut self) {
+        if !self.queue.is_down() {
             return;
         }
-        if std::mem::take(&mut self.was_down) {
-            info!("the network device is up again");
+        if !std::mem::replace(&mut self.was_down, true) {
+            warn!("the network device is down or gone: nothing of this machine enters the tunnel");
         }
-        if let Err(error) = wait_readable([self.queue.as_fd(), self.shared.stop.as_fd()], None) {
-            warn!(%error, "waiting for the device failed");
-            std::thread::sleep(DOWN_PAUSE);
-        }
+        std::thread::sleep(DOWN_PAUSE);
     }
 
-    /// Takes what the device's queue holds while there is room.
-    fn read(&mut self) {
-        while let Some(number) = self.free.last().copied() {
-            let Some(slot) = self.slots.get_mut(number) else { break };
-            match self.queue.read(slot) {
-                Ok(Some(len)) => {
-                    let header_len = if self.queue.has_header() { VnetHeader::BYTES } else { 0 };
-                    let packet = slot.get(header_len..len).unwrap_or_default();
-                    self.free.pop();
-                    self.waiting.push(flow_hash(packet, self.hash_key), len, Slot { number, len });
+    /// Takes a packet of the device's queue while there is room, or waits for one; false where it took none.
+    fn take(&mut self, waits: bool) -> bool {
+        let Some(number) = self.free.last().copied() else { return false };
+        let Some(slot) = self.slots.get_mut(number) else { return false };
+        let read =
+            if waits { self.queue.wait(slot, self.shared.stop.as_fd()) } else { self.queue.read(slot) };
+        match read {
+            Ok(Some(len)) => {
+                if std::mem::take(&mut self.was_down) {
+                    info!("the network device is up again");
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    warn!(%error, "reading from the device failed");
-                    std::thread::sleep(DOWN_PAUSE);
-                    break;
-                }
+                let header_len = if self.queue.has_header() { VnetHeader::BYTES } else { 0 };
+                let packet = slot.get(header_len..len).unwrap_or_default();
+                self.free.pop();
+                self.waiting.push(flow_hash(packet, self.hash_key), len, Slot { number, len });
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                warn!(%error, "reading from the device failed");
+                std::thread::sleep(DOWN_PAUSE);
+                false
             }
         }
     }

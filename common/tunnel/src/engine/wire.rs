@@ -153,6 +153,11 @@ impl Wire {
         });
     }
 
+    /// Ends the waits that threads at our sockets are in; false where none is there any more.
+    pub(crate) fn interrupt(&self) -> bool {
+        self.ports.iter().flatten().filter(|socket| socket.interrupt()).count() > 0
+    }
+
     /// Number of links.
     pub(crate) fn links(&self) -> usize {
         self.links.load().len()

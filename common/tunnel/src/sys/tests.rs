@@ -6,13 +6,14 @@ use std::io::IoSlice;
 use std::net::{Ipv4Addr, UdpSocket as StdSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use blueprint_tests_support::{Need, require};
 use nix::sched::{CloneFlags, unshare};
 
 use super::netlink::{LinkConfig, NetlinkError, Notice, configure};
-use super::poll::wait_readable;
+use super::poll::EventFd;
 use super::tun::{HEADER_BYTES, Offload, TunConfig, TunDevice, TunError, TunQueue};
 use super::udp::UdpSocket;
 
@@ -69,7 +70,7 @@ fn read(queue: &TunQueue, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
                 return buffer[..length].to_vec();
             }
         }
-        wait_readable([queue.as_fd()], Some(Duration::from_secs(1))).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
     }
     panic!("no such packet came");
 }
@@ -249,10 +250,54 @@ fn a_written_packet_arrives_at_a_socket() {
         queue.write(&parts).unwrap();
         assert_eq!(queue.read(&mut buffer).unwrap(), None);
         assert!(!queue.is_down());
-        ip(&format!("link del {}", device.name)).unwrap();
-        assert_eq!(wait_readable([queue.as_fd()], Some(Duration::from_secs(20))).unwrap(), [true]);
-        assert_eq!(queue.read(&mut buffer).unwrap(), None);
+        let nobody = EventFd::new().unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queue.wait(&mut [0; 100], nobody.as_fd()).unwrap());
+            std::thread::sleep(Duration::from_millis(50));
+            ip(&format!("link del {}", device.name)).unwrap();
+            assert_eq!(waiting.join().unwrap(), None);
+        });
         assert!(queue.is_down());
+        assert_eq!(queue.read(&mut buffer).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_packet_and_another_thread_end_a_wait_also_on_systems_that_have_to_poll() {
+    in_namespace(|| {
+        for (name, polls) in [("bpg1", false), ("bpg2", true)] {
+            let (_device, mut queue) = ready(name);
+            if polls {
+                queue.stop_waiting().unwrap();
+            }
+            let mut buffer = vec![0; HEADER_BYTES + 65_536];
+            // What the system itself sends on a new interface.
+            std::thread::sleep(Duration::from_millis(20));
+            while queue.read(&mut buffer).unwrap().is_some() {}
+            let (ended, stop) = (AtomicBool::new(false), EventFd::new().unwrap());
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    let _entered = queue.enter();
+                    let (mut buffer, mut packets) = (vec![0; HEADER_BYTES + 65_536], 0);
+                    while !ended.load(Ordering::SeqCst) {
+                        let read = queue.wait(&mut buffer, stop.as_fd()).unwrap();
+                        packets += usize::from(read == Some(HEADER_BYTES + 32));
+                    }
+                    packets
+                });
+                let socket = StdSocket::bind((OURS, 0)).unwrap();
+                for _ in 0..3 {
+                    socket.send_to(b"flow", (THEIRS, 9)).unwrap();
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                ended.store(true, Ordering::SeqCst);
+                stop.wake();
+                while queue.interrupt() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                assert_eq!(reader.join().unwrap(), 3, "polls: {polls}");
+            });
+        }
     });
 }
 

@@ -11,15 +11,16 @@
 
 #![expect(unsafe_code, reason = "devices are made by ioctl with raw pointers")]
 
+mod queue;
+
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read, Write};
+use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsRawFd;
 
 use libc::{c_int, c_uint, c_ulong};
 
+pub(crate) use self::queue::TunQueue;
 use super::check;
 
 /// Bytes of the vnet header.
@@ -115,14 +116,6 @@ pub(crate) struct TunDevice {
     has_header: bool,
 }
 
-/// One queue of packets of a device. Reading and writing may go on at once, in several threads.
-#[derive(Debug)]
-pub(crate) struct TunQueue {
-    file: File,
-    has_header: bool,
-    is_down: AtomicBool,
-}
-
 impl TunDevice {
     /// Makes the interface, down and without addresses, and opens its queues.
     ///
@@ -145,8 +138,8 @@ impl TunDevice {
         }
         let index = nix::net::if_::if_nametoindex(name.as_str())
             .map_err(|error| other("if_nametoindex", &name)(error.into()))?;
-        let queue = |file| TunQueue { file, has_header, is_down: AtomicBool::new(false) };
-        let queues = files.into_iter().map(queue).collect();
+        let queue = |file| TunQueue::new(file, has_header).map_err(other("fcntl", &name));
+        let queues = files.into_iter().map(queue).collect::<Result<_, _>>()?;
         Ok((Self { name, index, offload: offload.unwrap_or_default(), has_header }, queues))
     }
 
@@ -158,80 +151,6 @@ impl TunDevice {
     /// True where packets carry a vnet header.
     pub(crate) const fn has_header(&self) -> bool {
         self.has_header
-    }
-}
-
-impl TunQueue {
-    /// Reads a packet, with its vnet header where there is one; `None` where none is there.
-    ///
-    /// `packet` should hold [`HEADER_BYTES`] and 64 KiB: what does not fit is lost. It is also `None`
-    /// while the device is down or gone; then [`Self::is_down`] is true, and a wait for the queue may return
-    /// at once: pause before the next try.
-    ///
-    /// # Errors
-    ///
-    /// Those of read(2) but `EAGAIN`, `EINTR`, `EIO` and `EBADFD`.
-    pub(crate) fn read(&self, packet: &mut [u8]) -> io::Result<Option<usize>> {
-        match (&self.file).read(packet) {
-            Ok(length) => {
-                self.note(false);
-                Ok(Some(length))
-            }
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR) => {
-                    self.note(false);
-                    Ok(None)
-                }
-                Some(libc::EIO | libc::EBADFD) => {
-                    self.note(true);
-                    Ok(None)
-                }
-                Some(_) | None => Err(error),
-            },
-        }
-    }
-
-    /// Writes the packet that `parts` make up; the first is the vnet header where there is one. Never waits.
-    ///
-    /// # Errors
-    ///
-    /// Those of writev(2); the packet is lost then. `EIO` and `EBADFD` say that the device is down or gone.
-    pub(crate) fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        loop {
-            match (&self.file).write_vectored(parts) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if matches!(error.raw_os_error(), Some(libc::EIO | libc::EBADFD)) {
-                        self.note(true);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// True where packets carry a vnet header.
-    pub(crate) const fn has_header(&self) -> bool {
-        self.has_header
-    }
-
-    /// True where the last call said that the device is down, or has been deleted.
-    pub(crate) fn is_down(&self) -> bool {
-        self.is_down.load(Ordering::Relaxed)
-    }
-
-    /// Keeps the state; a write only where it changes, since several threads share it.
-    fn note(&self, is_down: bool) {
-        if self.is_down.load(Ordering::Relaxed) != is_down {
-            self.is_down.store(is_down, Ordering::Relaxed);
-        }
-    }
-}
-
-impl AsFd for TunQueue {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
     }
 }
 
@@ -287,7 +206,7 @@ fn negotiate(wanted: Offload, accepts: impl Fn(c_uint) -> bool) -> Option<Offloa
 
 /// Opens the device file and attaches it to the interface `name`, making it where there is none.
 fn attach(name: &str, flags: c_int) -> Result<(File, String), TunError> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE);
+    let file = OpenOptions::new().read(true).write(true).open(DEVICE);
     let file = file.map_err(|source| match source.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTDIR) => TunError::Missing { source },
         Some(libc::EPERM | libc::EACCES) => TunError::Closed { source },

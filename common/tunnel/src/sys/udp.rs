@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //!
-//! - A call returns within [`WAIT`], so that a thread sees its stop flag.
+//! - A thread that sends sees its stop flag within [`WAIT`], one that waits for datagrams when it is interrupted.
 //! - No call allocates.
 //! - What the network refuses is dropped and counted; only a broken socket is an error.
 //! - Every datagram carries the "don't fragment" mark, and the kernel's idea of the path MTU is ignored:
@@ -26,9 +26,10 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::check;
 use super::control::{Control, for_each, narrow};
+use super::interrupt::{Entered, Interruptible};
 use super::poll::wait_writable;
 
-/// Longest time that a waiting call takes.
+/// Longest time that a call waits for room.
 pub(crate) const WAIT: Duration = Duration::from_millis(200);
 /// Socket buffers asked for; smaller ones lose datagrams when several flows burst (measured 21 Nov: 8 MiB lose
 /// none where 2 MiB do).
@@ -63,6 +64,7 @@ pub(crate) struct UdpSocket {
     refusals: AtomicU32,
     /// Somebody else has the socket too, and made it non-blocking.
     is_shared: AtomicBool,
+    reader: Interruptible,
 }
 
 /// Where datagrams of one call go to and come from.
@@ -86,7 +88,6 @@ impl UdpSocket {
         if listen.is_ipv6() {
             socket.set_only_v6(!listen.ip().is_unspecified())?;
         }
-        socket.set_read_timeout(Some(WAIT))?;
         socket.set_write_timeout(Some(WAIT))?;
         if reuse_port {
             set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
@@ -99,6 +100,7 @@ impl UdpSocket {
             is_v6: listen.is_ipv6(),
             refusals: AtomicU32::new(0),
             is_shared: AtomicBool::new(false),
+            reader: Interruptible::new()?,
         })
     }
 
@@ -126,7 +128,18 @@ impl UdpSocket {
         v4.or(v6).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Takes what is there, or with `wait` what comes within [`WAIT`]; `None` where that is nothing.
+    /// Says that the calling thread is the one that waits here; [`Self::interrupt`] ends its waits while it holds this.
+    pub(crate) fn enter(&self) -> Entered<'_> {
+        self.reader.enter()
+    }
+
+    /// Ends the wait for datagrams that the reader is in, not one that it is about to begin; false where there is no
+    /// reader any more.
+    pub(crate) fn interrupt(&self) -> bool {
+        self.reader.interrupt()
+    }
+
+    /// Takes what is there, or with `wait` what comes until [`Self::interrupt`]; `None` where that is nothing.
     ///
     /// `buffer` should hold 64 KiB: what does not fit is lost.
     ///

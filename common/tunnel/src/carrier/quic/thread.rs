@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tracing::debug;
 
-use crate::engine::shorten_slice;
+use crate::engine::{SLICE, shorten_slice};
 use crate::sys::caps;
 
 /// Turns of tasks between two looks at what other threads and the socket bring. A turn of a busy link is up to a millisecond, and
@@ -38,7 +38,7 @@ impl LinkThread {
             if let Err(error) = caps::drop_net_admin() {
                 debug!(%error, "a thread keeps the right to change the network");
             }
-            shorten_slice();
+            shorten_slice(SLICE);
             // Made here, because a runtime must not be dropped where another one is at work.
             let runtime = Builder::new_current_thread()
                 .global_queue_interval(TURNS)
