@@ -192,12 +192,12 @@ impl Engine {
                 transmitter.run();
             }));
         }
-        if threads.len() < 1 + shared.wire.ports() + queues {
-            return;
-        }
+        let has_all = threads.len() > shared.wire.ports() + queues;
         let watched = async {
-            ended.cancelled().await;
-            error!("a thread of the tunnel ended by itself");
+            if has_all {
+                ended.cancelled().await;
+                error!("a thread of the tunnel ended by itself");
+            }
         };
         match stack {
             Some(stack) => {

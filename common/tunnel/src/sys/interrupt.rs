@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI32, Ordering, fence};
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::gettid;
+use tracing::error;
 
 const SIGNAL: Signal = Signal::SIGURG;
 
@@ -51,7 +52,7 @@ impl Interruptible {
     }
 
     /// Ends the wait that the thread is in, not one that it is about to begin, so this is to be repeated while it is true;
-    /// false where there is no thread. The caller has already written down that it wants it to end.
+    /// false where there is no thread, or none that the system lets us reach. The caller has already written down that it wants it to end.
     pub(crate) fn interrupt(&self) -> bool {
         fence(Ordering::SeqCst);
         let thread = self.thread.load(Ordering::Relaxed);
@@ -59,8 +60,12 @@ impl Interruptible {
             return false;
         }
         // SAFETY: it takes no pointer. A thread that has just ended, or another one with its number, is not harmed.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGURG) };
-        true
+        let result = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGURG) };
+        let error = io::Error::last_os_error();
+        if result < 0 && error.raw_os_error() != Some(libc::ESRCH) {
+            error!(%error, "cannot end a wait of the tunnel: it ends with the next packet");
+        }
+        result == 0
     }
 }
 

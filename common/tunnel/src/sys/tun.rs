@@ -138,7 +138,7 @@ impl TunDevice {
         }
         let index = nix::net::if_::if_nametoindex(name.as_str())
             .map_err(|error| other("if_nametoindex", &name)(error.into()))?;
-        let queue = |file| TunQueue::new(file, has_header).map_err(other("fcntl", &name));
+        let queue = |file| TunQueue::new(file, has_header).map_err(other("fcntl, sigaction", &name));
         let queues = files.into_iter().map(queue).collect::<Result<_, _>>()?;
         Ok((Self { name, index, offload: offload.unwrap_or_default(), has_header }, queues))
     }

@@ -282,21 +282,24 @@ impl UdpSocket {
         message.msg_iov = &raw mut part;
         message.msg_iovlen = narrow(1_usize);
         control.attach_pushed(&mut message);
+        let mut flags = way.flags;
         loop {
             // SAFETY: address, part, bundle and control live and stay unchanged until the call has returned;
             // sendmsg only reads through these pointers.
-            let result = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, way.flags) };
+            let result = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, flags) };
             if result >= 0 {
                 return Ok(());
             }
             let error = io::Error::last_os_error();
-            let waits = way.flags & libc::MSG_DONTWAIT == 0 && self.is_shared.load(Ordering::Relaxed);
+            let waits = flags & libc::MSG_DONTWAIT == 0 && self.is_shared.load(Ordering::Relaxed);
             if waits && error.kind() == io::ErrorKind::WouldBlock && wait_writable(self.fd.as_fd(), WAIT)? {
                 continue;
             }
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
+            // Who is interrupted again and again would wait for ever.
+            flags |= libc::MSG_DONTWAIT;
         }
     }
 

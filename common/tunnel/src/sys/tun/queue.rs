@@ -1,6 +1,6 @@
 //! One queue of a device: packets read, waited for and written.
 //!
-//! A packet is waited for inside read(2), and taken with `RWF_NOWAIT` where nobody is to wait (Linux 5.11): that spares
+//! A packet is waited for inside read(2), and taken with `RWF_NOWAIT` where nobody is to wait (Linux 6.4): that spares
 //! a packet that comes by itself the calls of a poll before it. Only a signal ends such a wait, which
 //! [`Interruptible`] sends. Older systems have a queue that never waits, and poll it.
 
@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tracing::debug;
 
 use crate::sys::interrupt::{Entered, Interruptible};
 use crate::sys::poll::wait_readable;
@@ -39,6 +40,7 @@ impl TunQueue {
         // Nothing is there before the device has an address.
         let refused = queue.read_now(&mut [0]).is_err_and(|error| error.raw_os_error() != Some(libc::EAGAIN));
         if refused {
+            debug!("this system's devices are polled: they know no RWF_NOWAIT");
             queue.stop_waiting()?;
         }
         Ok(queue)
