@@ -21,6 +21,7 @@ mod outgoing;
 mod receive;
 mod shared;
 mod stack;
+mod threads;
 mod transmit;
 mod wire;
 
@@ -28,8 +29,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use blueprint_common_tunnel_core::TunnelCore;
@@ -37,7 +37,7 @@ use blueprint_common_tunnel_core::offload::MergeLimits;
 use blueprint_common_types::fill_random;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::error;
 
 use crate::carrier::is_wireguard;
 use crate::error::BindError;
@@ -46,30 +46,25 @@ use crate::interface::{self, Interface};
 use crate::netstack::{Netstack, NetstackConfig};
 use crate::snapshot::TunnelSnapshot;
 use crate::sys::poll::EventFd;
-use crate::sys::sched;
 use crate::sys::tun::TunQueue;
 use crate::sys::udp::UdpSocket;
 use control::Control;
 use inbox::Inbox;
 use receive::{Local, Receiver, Stranger};
 use stack::{Stack, StackCounts};
+use threads::{Ending, RX_SLICE, start};
 use transmit::Transmitter;
 
 pub(crate) use receive::Local as LocalSide;
 pub(crate) use receive::Receiver as LinkReceiver;
 pub(crate) use shared::Shared;
+pub(crate) use threads::{SLICE, shorten_slice};
 pub(crate) use wire::Wire;
 
 /// Commands that may wait.
 const COMMANDS: usize = 256;
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 1024;
-/// Time slice of packet threads: a tenth of the system's, so that a sparse flow's packet that wakes a thread is not
-/// behind a bulk flow's; shorter ones cost throughput (bench/README.md).
-pub(crate) const SLICE: Duration = Duration::from_micros(300);
-/// The same for those that read a port: no longer than they work before they give way, which gives up the rest of a slice.
-const RX_SLICE: Duration = receive::STINT;
-
 /// Owner of a tunnel's threads. Does nothing until [`Self::run`].
 pub struct Engine {
     control: Control,
@@ -171,7 +166,7 @@ impl Engine {
         let Self { control, shared, local, transmitters, stack } = self;
         // Ends the threads on every way out.
         let queues = transmitters.iter().map(Transmitter::queue).collect();
-        let mut ending = Ending { shared: Arc::clone(&shared), queues: Some(queues) };
+        let mut ending = Ending::new(Arc::clone(&shared), queues);
         let (stop_control, stopped) = watch::channel(false);
         let mut threads = Vec::new();
         let ended = CancellationToken::new();
@@ -250,71 +245,6 @@ fn stranger(shared: &Arc<Shared>) -> Stranger {
     })
 }
 
-/// Pause between two tries to end a thread's wait.
-const END_PAUSE: Duration = Duration::from_millis(2);
-
-/// Ends the threads when it is dropped.
-struct Ending {
-    shared: Arc<Shared>,
-    /// Where threads wait that, as at sockets, only a signal wakes; `None` once they are being woken.
-    queues: Option<Vec<Arc<TunQueue>>>,
-}
-
-impl Ending {
-    /// Tells the threads to end, and returns the one that wakes them: whoever calls this may be a task, which is not to wait.
-    fn begin(&mut self) -> Option<JoinHandle<()>> {
-        let queues = self.queues.take()?;
-        self.shared.stop();
-        let ended = CancellationToken::new();
-        let (shared, to_wake) = (Arc::clone(&self.shared), queues.clone());
-        let thread = start("tunnel-end", &ended, move || end_waits(&shared, &to_wake));
-        if thread.is_none() {
-            end_waits(&self.shared, &queues);
-        }
-        thread
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        drop(self.begin());
-    }
-}
-
-fn end_waits(shared: &Shared, queues: &[Arc<TunQueue>]) {
-    let of_queues = || queues.iter().filter(|queue| queue.interrupt()).count() > 0;
-    while [shared.wire.interrupt(), of_queues()].contains(&true) {
-        std::thread::sleep(END_PAUSE);
-    }
-}
-
-/// Starts a thread whose end, a panic too, cancels `ended`; `None`, and a line in the log, where the system has none.
-fn start(
-    name: &str,
-    ended: &CancellationToken,
-    run: impl FnOnce() + Send + 'static,
-) -> Option<JoinHandle<()>> {
-    let ending = ended.clone().drop_guard();
-    let run = move || {
-        let _ending = ending;
-        run();
-    };
-    match std::thread::Builder::new().name(name.to_owned()).spawn(run) {
-        Ok(thread) => Some(thread),
-        Err(error) => {
-            error!(%error, name, "cannot start a thread");
-            None
-        }
-    }
-}
-
-/// Lets the calling packet thread be served soon after it wakes.
-pub(crate) fn shorten_slice(slice: Duration) {
-    if let Err(error) = sched::set_slice(slice) {
-        debug!(%error, "packet threads keep the system's time slice");
-    }
-}
-
 fn run_control(control: Control, stopped: watch::Receiver<bool>) {
     match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime.block_on(control.run(stopped)),
@@ -330,25 +260,4 @@ fn bind_ports(config: &TunnelConfig) -> Result<Vec<Vec<UdpSocket>>, BindError> {
         Ok(vec![socket])
     };
     addresses.into_iter().map(bind).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_end_of_a_thread_is_told_whichever_way_it_ends() {
-        for panics in [false, true] {
-            let ended = CancellationToken::new();
-            let (go, gone) = std::sync::mpsc::channel::<()>();
-            let thread = start("tunnel-test", &ended, move || {
-                let _ = gone.recv();
-                assert!(!panics, "a test wants a panic");
-            });
-            assert!(!ended.is_cancelled());
-            drop(go);
-            tokio::time::timeout(Duration::from_secs(20), ended.cancelled()).await.unwrap();
-            assert_eq!(thread.unwrap().join().is_err(), panics);
-        }
-    }
 }

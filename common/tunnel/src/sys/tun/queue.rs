@@ -33,7 +33,7 @@ impl TunQueue {
     ///
     /// # Errors
     ///
-    /// Those of fcntl(2), on a system that knows no single read that does not wait.
+    /// Those of sigaction(2), and of fcntl(2) on a system that knows no single read that does not wait.
     pub(super) fn new(file: File, has_header: bool) -> io::Result<Self> {
         let reader = Interruptible::new()?;
         let mut queue = Self { file, has_header, is_down: AtomicBool::new(false), waits: true, reader };
