@@ -145,18 +145,25 @@ pub(crate) struct Sender<'a, S> {
 impl<S: Sink> TxToken for Sender<'_, S> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
         let Self { sink, track, dropped } = self;
-        if !sink.has_room() {
-            // Only an answer comes here: smoltcp takes the token for it before it knows whether there is one.
-            *dropped += 1;
-            return write(&mut vec![0; length]);
-        }
-        sink.emit(length, |buffer| {
-            let result = write(buffer);
+        let note = |packet: &[u8]| {
+            // smoltcp takes every packet for sent.
             if let Some(track) = track
-                && let Some(segment) = Ip::parse(buffer).and_then(|ip| Segment::read(buffer, &ip))
+                && let Some(segment) = Ip::parse(packet).and_then(|ip| Segment::read(packet, &ip))
             {
                 track.note_sent(&segment);
             }
+        };
+        if !sink.has_room() {
+            // Only an answer comes here: smoltcp takes the token for it before it knows whether there is one.
+            *dropped += 1;
+            let mut buffer = vec![0; length];
+            let result = write(&mut buffer);
+            note(&buffer);
+            return result;
+        }
+        sink.emit(length, |buffer| {
+            let result = write(buffer);
+            note(buffer);
             checksum::fill(buffer);
             result
         })

@@ -282,7 +282,7 @@ impl FlowState {
         });
         Self {
             socket,
-            track: Track::default(),
+            track: Track::new(capacity),
             sending: Share::new(budget, capacity),
             receiving: Share::new(budget, capacity),
             received_bytes: 0,

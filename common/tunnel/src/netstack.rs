@@ -25,6 +25,7 @@
 //! | least timeout of 1 s, not to be set | its clock runs faster (`CLOCK_SPEED`) |
 //! | window grows by acknowledgements, not by bytes | acknowledgements are shown in parts (`track`) |
 //! | fast recovery repairs one loss per window | partial acknowledgements are shown again (`track`) |
+//! | a window whose end moves back; what it then drops and forgets | shown what it would drop (`track`) |
 //! | sums two bytes at a time | `checksum` |
 //!
 //! Measured 2026-11-21 (`path_tests`; two stacks, virtual path of 100 ms and 200 Mbit/s; before means as
@@ -487,3 +488,5 @@ mod path_tests;
 mod tests;
 #[cfg(test)]
 mod udp_tests;
+#[cfg(test)]
+mod window_tests;

@@ -145,6 +145,8 @@ pub(crate) struct Segment {
     pub(crate) acknowledged: Option<u32>,
     /// Where the acknowledgement number stands, in bytes from the start of the packet.
     pub(crate) acknowledged_at: usize,
+    /// The window it tells, before it is scaled.
+    pub(crate) window: u16,
     /// Bytes of data.
     pub(crate) length: u32,
     /// Sequence numbers it takes: its bytes, and one each for SYN and FIN.
@@ -165,7 +167,7 @@ impl Segment {
         }
         let content = packet.get(ip.start..ip.end)?;
         let header: &[u8; 20] = content.first_chunk()?;
-        let [_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, offset, flags, ..] = *header;
+        let [_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, offset, flags, w0, w1, ..] = *header;
         let length = content.len().checked_sub(usize::from(offset >> 4) * 4)?;
         let length = u32::try_from(length).ok()?;
         let has = |flag| flags & flag != 0;
@@ -176,9 +178,43 @@ impl Segment {
             sequence: u32::from_be_bytes([s0, s1, s2, s3]),
             acknowledged: has(FLAG_ACK).then_some(u32::from_be_bytes([a0, a1, a2, a3])),
             acknowledged_at: ip.start + 8,
+            window: u16::from_be_bytes([w0, w1]),
             length,
             span: length + u32::from(has(FLAG_SYN)) + u32::from(has(FLAG_FIN)),
         })
+    }
+
+    /// Writes the window of the packet that this was read from.
+    pub(crate) fn put_window(&self, packet: &mut [u8], window: u16) {
+        if let Some(place) = packet.get_mut(self.acknowledged_at + 6..).and_then(<[u8]>::first_chunk_mut) {
+            *place = window.to_be_bytes();
+        }
+    }
+
+    /// Takes the FIN out of the packet that this was read from.
+    pub(crate) fn clear_fin(&self, packet: &mut [u8]) {
+        if let Some(flags) = packet.get_mut(self.acknowledged_at + 5) {
+            *flags &= !FLAG_FIN;
+        }
+    }
+
+    /// Makes of the packet that this was read from one that only acknowledges, and is at `sequence`.
+    ///
+    /// `None` where it opens, resets or acknowledges nothing. Checksums are left as they are.
+    pub(crate) fn strip<'p>(&self, packet: &'p mut [u8], sequence: u32) -> Option<&'p mut [u8]> {
+        let start = self.acknowledged_at.checked_sub(8)?;
+        let (offset, flags) = (*packet.get(start + 12)?, *packet.get(start + 13)?);
+        if flags & (FLAG_SYN | FLAG_RST) != 0 || flags & FLAG_ACK == 0 {
+            return None;
+        }
+        let end = start + usize::from(offset >> 4) * 4;
+        let packet = packet.get_mut(..end)?;
+        let (length_at, length) =
+            if packet.first()? >> 4 == 4 { (2, end) } else { (4, end.checked_sub(40)?) };
+        *packet.get_mut(length_at..)?.first_chunk_mut()? = u16::try_from(length).ok()?.to_be_bytes();
+        *packet.get_mut(start + 4..)?.first_chunk_mut()? = sequence.to_be_bytes();
+        self.clear_fin(packet);
+        Some(packet)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::checksum;
 use crate::device::{Sink, Wire};
 use crate::flow::{Flow, FlowId, FlowState};
 use crate::segment::{Ends, Ip, Protocol, Segment};
-use crate::track::Acknowledgement;
+use crate::track::{Acknowledgement, SHUT_WINDOW};
 
 /// The flow of the packet before: packets come in runs.
 type Last = Option<(Ends, FlowId, Arc<Flow>)>;
@@ -102,12 +102,31 @@ impl Netstack {
         let at = self.clock(now);
         let FlowState { socket, track, .. } = state;
         let full = self.config.mtu.saturating_sub(if segment.ends.local.is_ipv4() { 40 } else { 60 });
-        let Acknowledgement { from, step, steps, repeats } = track.note_received(segment, full.into());
+        let (beyond, is_cut) = (track.beyond(segment), track.is_cut(segment));
+        let Acknowledgement { from, step, steps, repeats, is_shut_out } =
+            track.note_received(segment, full.into());
         let (interface, refusals) = (&mut self.interface, &mut self.refusals);
         let mut show = |packet: &[u8]| {
             let mut wire = Wire::new(self.config.mtu, sink).tracked(track).offering(packet);
             socket.sockets(|sockets| interface.poll_ingress_single(at, &mut wire, sockets));
             refusals.no_room += wire.dropped();
+        };
+        if is_shut_out {
+            segment.put_window(packet, SHUT_WINDOW);
+        }
+        if is_cut {
+            // smoltcp would take the end of the stream without the data before it.
+            segment.clear_fin(packet);
+        }
+        let packet = match beyond {
+            Some(sequence) => {
+                show(packet);
+                match segment.strip(packet, sequence) {
+                    Some(packet) => packet,
+                    None => return,
+                }
+            }
+            None => packet,
         };
         for count in 1..=steps {
             put(packet, segment.acknowledged_at, from.wrapping_add(count.wrapping_mul(step)));

@@ -17,13 +17,13 @@ use super::*;
 use crate::budget::BASE_BYTES;
 
 /// One direction of a path: packets leave it in order, after its delay, at its rate.
-struct Lane {
+pub(super) struct Lane {
     delay: Duration,
     /// Bytes per second.
     rate: u64,
     /// Most bytes that wait for their turn.
     queue_bytes: u64,
-    lose_one_in: Option<u32>,
+    pub(super) lose_one_in: Option<u32>,
     chance: u32,
     free_at: Instant,
     packets: VecDeque<(Instant, Vec<u8>)>,
@@ -60,12 +60,12 @@ impl Lane {
 }
 
 /// Two stacks at the ends of a path.
-struct Path {
-    now: Instant,
+pub(super) struct Path {
+    pub(super) now: Instant,
     near: Netstack,
     far: Netstack,
     there: Lane,
-    back: Lane,
+    pub(super) back: Lane,
     /// The clock ticks as often as an engine that takes batches looks at its socket.
     tick: Duration,
 }
@@ -80,7 +80,7 @@ fn netstack(last: u8, buffer_bytes: usize, growth_bytes: usize, now: Instant) ->
 }
 
 impl Path {
-    fn new(round_trip: Duration, megabits: u64, lose_one_in: Option<u32>) -> Self {
+    pub(super) fn new(round_trip: Duration, megabits: u64, lose_one_in: Option<u32>) -> Self {
         let now = Instant::now();
         let rate = megabits * 1_000_000 / 8;
         Self {
@@ -94,7 +94,7 @@ impl Path {
     }
 
     /// Moves on to the next tick at which something happens, and lets it happen.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         let events = [
             self.there.packets.front().map(|(at, _)| *at),
             self.back.packets.front().map(|(at, _)| *at),
@@ -114,7 +114,7 @@ impl Path {
         while self.near.handle_work(now, &mut sink) {}
     }
 
-    fn open(&mut self) -> (TcpFlowStream, TcpFlowStream) {
+    pub(super) fn open(&mut self) -> (TcpFlowStream, TcpFlowStream) {
         let mut listener = self.far.listen(80).unwrap();
         let dialed = self.near.connect(SocketAddr::new(lease(2).v4.into(), 80), self.now).unwrap();
         for _ in 0..10_000 {
