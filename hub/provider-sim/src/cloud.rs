@@ -19,7 +19,7 @@ use tokio::sync::OwnedMutexGuard;
 use tracing::{info, warn};
 
 use crate::faults::{Faults, Trouble};
-use crate::folder::{self, Folder};
+use crate::folder::{self, Folder, MAKING, REMOVED};
 use crate::label::Label;
 use crate::machine::{Machine, Programs};
 use crate::user_data::UserData;
@@ -100,12 +100,13 @@ impl SimCloud {
     pub fn new(config: SimConfig) -> Self {
         // An agent must find its folder from wherever it looks.
         let machines = config.dir.join("machines");
-        // Of machines that a killed process had begun to delete.
-        let left = config.dir.join("removed");
-        if let Err(error) = std::fs::remove_dir_all(&left)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            warn!(path = %left.display(), %error, "deleted machines are not removed from the disk");
+        // Of machines that a killed process had begun to make or to delete.
+        for left in [MAKING, REMOVED].map(|name| config.dir.join(name)) {
+            if let Err(error) = std::fs::remove_dir_all(&left)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                warn!(path = %left.display(), %error, "what is left of machines is not removed from the disk");
+            }
         }
         Self {
             machines: std::path::absolute(&machines).unwrap_or(machines),

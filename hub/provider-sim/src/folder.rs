@@ -24,6 +24,10 @@ const LAST_WRITES: usize = 50;
 /// Characters of a last line that are shown.
 const LINE_CHARS: usize = 200;
 
+/// Folders beside that of the machines: those that are not yet, and those that are not any more.
+pub(crate) const MAKING: &str = "making";
+pub(crate) const REMOVED: &str = "removed";
+
 /// The agent's state folder in that of its machine.
 pub(crate) const AGENT_STATE: &str = "state";
 
@@ -73,6 +77,9 @@ impl Folder {
     }
 
     /// Makes the folder with what the machine is created with; what an unfinished creation left goes first.
+    ///
+    /// It is made whole beside its place: a hub that is killed meanwhile would leave a machine without its tags, which is
+    /// nobody's.
     pub(crate) async fn make(
         &self,
         user_data: &Secret<String>,
@@ -80,11 +87,16 @@ impl Folder {
         label: &Label,
     ) -> io::Result<()> {
         self.remove().await?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.0).await?;
-        // The tags come first: a machine without them belongs to nobody.
-        self.write("machine.json", &serde_json::to_vec(label)?).await?;
-        self.write("user-data.json", user_data.expose().as_bytes()).await?;
-        self.write("join-line", join_line.expose().as_bytes()).await
+        let (Some(machines), Some(name)) = (self.0.parent(), self.0.file_name()) else { return Ok(()) };
+        let beside = Self::new(machines.with_file_name(MAKING).join(name));
+        remove_all(&beside.0).await?;
+        for folder in [machines, beside.path()] {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder).await?;
+        }
+        beside.write("machine.json", &serde_json::to_vec(label)?).await?;
+        beside.write("user-data.json", user_data.expose().as_bytes()).await?;
+        beside.write("join-line", join_line.expose().as_bytes()).await?;
+        fs::rename(&beside.0, &self.0).await
     }
 
     /// Writes a file of mode 0600 beside its place, then puts it there.
@@ -159,7 +171,7 @@ impl Folder {
     /// program started may end a moment after it, and write a last file meanwhile: that is waited for.
     pub(crate) async fn remove(&self) -> io::Result<()> {
         let (Some(machines), Some(name)) = (self.0.parent(), self.0.file_name()) else { return Ok(()) };
-        let removed = machines.with_file_name("removed");
+        let removed = machines.with_file_name(REMOVED);
         DirBuilder::new().recursive(true).mode(0o700).create(&removed).await?;
         let aside = removed.join(name);
         // What an earlier hub did not get to.

@@ -13,7 +13,8 @@
 //! booted              there once the agent was started
 //! ```
 //!
-//! A machine that is deleted is moved to `DIR/removed/` first, whole, so that a kill never leaves one without its tags.
+//! A machine is made in `DIR/making/` and moved here whole, and moved to `DIR/removed/` before it is deleted, so that a kill
+//! never leaves one without its tags.
 //!
 //! Invariants:
 //! - no process outlives the hub, however it ends: each reads a pipe that the hub holds and ends with it;

@@ -229,6 +229,27 @@ async fn a_machine_that_is_deleted_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn no_machine_is_ever_seen_without_its_tags() {
+    let sim = Sim::new();
+    // What a process that was killed while it made one left.
+    let making = sim.dir.path().join("making/sim-1");
+    std::fs::create_dir_all(&making).unwrap();
+    std::fs::write(making.join("join-line"), "of another").unwrap();
+    let own = sim.path("sim-1", "");
+    let first_sight = std::thread::Builder::new().spawn(move || {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !own.exists() && Instant::now() < deadline {
+            std::hint::spin_loop();
+        }
+        // In the order in which they are written: the last one is there, or the machine was not made whole.
+        ["join-line", "user-data.json", "machine.json"].map(|file| own.join(file).exists())
+    });
+    sim.cloud.create(&spec("sim-1")).await.unwrap();
+    assert_eq!(first_sight.unwrap().join().unwrap(), [true; 3]);
+    assert!(sim.text("sim-1", "join-line").contains(CANARY) && !making.exists());
+}
+
+#[tokio::test]
 async fn a_process_that_hears_no_signal_is_killed_after_its_grace() {
     let sim = Sim::with(&stand_in("stubborn-agent"), "service");
     sim.cloud.create(&spec("sim-1")).await.unwrap();

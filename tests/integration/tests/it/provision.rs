@@ -223,7 +223,8 @@ fn a_hub_killed_at_any_moment_ends_with_exactly_the_machines_wanted() -> Result<
             let shown = deployment(&hub, &id)?;
             ensure!(active(&shown)? == machines(&hub)?, "run {run}: {:?}, {shown}", machines(&hub)?);
             Ok(())
-        })?;
+        })
+        .with_context(|| hub.log())?;
         hub.json(&["deployment", "terminate", &id, "--yes"])?;
         pass(Duration::from_millis(run * 61 % 900))?;
         hub.kill()?;

@@ -79,6 +79,8 @@ impl Site {
             "providers.ssh.enabled=true",
             hosts.as_str(),
             "provision.every=1s",
+            // A hub that is killed between the word that it calls and the call waits as long.
+            "provision.call_again=10s",
             "provision.second_look=1s",
             "session.heartbeat=1s",
             "tunnel.carrier_listen=off",
