@@ -105,7 +105,10 @@ impl Transmitter {
             return;
         }
         let began = Instant::now();
-        while self.take(false) {}
+        // What ends a rest mostly comes by itself, and a look for more would be a call for nothing.
+        if !self.stint.is_after_rest(began) {
+            while self.take(false) {}
+        }
         self.serve();
         self.stint.add(began);
     }

@@ -71,11 +71,15 @@ impl Stint {
         }
     }
 
+    /// True where work that begins now is the first after a rest.
+    pub(crate) fn is_after_rest(&self, began: Instant) -> bool {
+        self.ended.is_none_or(|before| began.saturating_duration_since(before) > REST)
+    }
+
     /// Adds work; true, and a new stint begins, where that ends this one. A rest before it began one too: whoever waited
     /// probably had the processor then.
     fn is_over_with(&mut self, began: Instant, ended: Instant) -> bool {
-        let rested = self.ended.is_none_or(|before| began.saturating_duration_since(before) > REST);
-        let before = if rested { Duration::ZERO } else { self.done };
+        let before = if self.is_after_rest(began) { Duration::ZERO } else { self.done };
         let done = before.saturating_add(ended.saturating_duration_since(began));
         let is_over = done >= self.most;
         self.done = if is_over { Duration::ZERO } else { done };
