@@ -17,9 +17,6 @@ import sides
 
 PROJECT = Path(__file__).resolve().parents[3]
 
-# The profile of what is shipped (Cargo.toml); minutes slower to build than `release`, and a sixth faster.
-PROFILE = "dist"
-
 EXAMPLE = """example:
   bench/proxy                               everything; writes docs/performance-proxy.md
   bench/proxy --quick --no-build            one short round, printed, nothing written
@@ -57,12 +54,11 @@ def arguments(argv=None):
 
 def program(given):
     """What runs our side, built as packages are."""
+    folder = Path(os.environ.get("CARGO_TARGET_DIR") or PROJECT / "target") / "packaged"
     if not given.no_build:
         say("building")
-        subprocess.run(["cargo", "build", "--profile", PROFILE, "--locked", "-p", "blueprint-bench-system", "-p", "blueprint-hub",
-                        "-p", "blueprint-agent", "-p", "blueprint-agent-example"], cwd=PROJECT, check=True)
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or PROJECT / "target")
-    path = target / PROFILE / "bench-system"
+        subprocess.run([PROJECT / "packaging/release", folder], cwd=PROJECT, check=True)
+    path = folder / "bench-system"
     if not path.is_file():
         raise RuntimeError(f"{path} is missing: leave out --no-build")
     return path
@@ -74,7 +70,7 @@ def versions():
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return ((done.stdout or done.stderr).splitlines() or ["-"])[0]
     commit = first(["git", "-C", str(PROJECT), "rev-parse", "--short", "HEAD"])
-    return {"blueprint": f"commit {commit}, profile {PROFILE}", "nginx": first(["nginx", "-v"]).removeprefix("nginx version: "),
+    return {"blueprint": f"commit {commit}, packaging/release", "nginx": first(["nginx", "-v"]).removeprefix("nginx version: "),
             "haproxy": first(["haproxy", "-v"]).partition(" - ")[0], "h2load": first(["h2load", "--version"])}
 
 

@@ -1,4 +1,5 @@
 """Finds what is compared: our own programs, the peers, the probe. What is missing is named, with the reason."""
+import json
 import os
 import re
 import shutil
@@ -6,9 +7,8 @@ import subprocess
 from pathlib import Path
 
 INSTALL_LIMIT_SECS = 1800
-
-# Of our own programs: what is shipped (Cargo.toml).
-PROFILE = "dist"
+# Our own programs are built twice, the second time by what the first did (packaging/release).
+RELEASE_LIMIT_SECS = 7200
 
 # Programs that the harness runs, and the Debian package that holds each.
 TOOLS = {"ip": "iproute2", "iperf3": "iperf3", "wg": "wireguard-tools", "ping": "iputils-ping", "ss": "iproute2",
@@ -110,26 +110,23 @@ def find(harness, cache, may_build, say):
     return found
 
 
-def target_folder(project):
-    """Where cargo puts what it builds."""
-    import json
+def packaged_folder(project):
+    """Where our own programs lie, as packages have them."""
     told = run(["cargo", "metadata", "--no-deps", "--offline", "--format-version", "1"], cwd=project)
-    return Path(json.loads(told)["target_directory"]) / PROFILE
+    return Path(json.loads(told)["target_directory"]) / "packaged"
 
 
 def ours(project, may_build, say):
     """Our own programs: ({name, version} or {name, missing}, their folder)."""
     entry = {"name": "blueprint"}
     try:
+        folder = packaged_folder(project)
         if may_build:
-            say(f"building our programs ({PROFILE})")
-            packages = ["blueprint-hub", "blueprint-agent", "blueprint-agent-example", "blueprint-bench-system"]
-            named = [word for package in packages for word in ("-p", package)]
-            run(["cargo", "build", "--profile", PROFILE, "--locked", "--quiet", *named], INSTALL_LIMIT_SECS, cwd=project)
-        folder = target_folder(project)
+            say("building our programs as packages have them")
+            run([project / "packaging/release", folder], RELEASE_LIMIT_SECS, cwd=project)
         for program in ("blueprint-hub", "blueprint-agent"):
             if not (folder / program).is_file():
-                raise Missing(f"{program} is not built: cargo build --profile {PROFILE}")
+                raise Missing(f"{program} is not built: packaging/release {folder}")
         entry["version"] = version_of_ours(project, folder)
         if not re.search(r"^#?\s*interface\s*=", run([folder / "blueprint-hub", "config", "default"]), re.M):
             raise Missing("this build has no TUN mode (no key tunnel.interface)")

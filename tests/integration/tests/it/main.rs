@@ -42,6 +42,7 @@ mod nothing_lost;
 mod observed;
 mod offers;
 mod owners;
+mod packaging;
 mod ping;
 mod plugins;
 mod policy;
