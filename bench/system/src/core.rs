@@ -11,8 +11,8 @@ use crate::plane;
 use crate::report::Figure;
 use crate::stats::{Spread, float};
 
-/// Handshakes of one turn, and turns.
-const HANDSHAKES: u32 = 500;
+/// Handshakes of one turn, and turns: half a second each, since the kernel counts processor time in steps of up to 4 ms.
+const HANDSHAKES: u32 = 2_000;
 const TURNS: usize = 3;
 
 /// Between two handshakes on the core's clock: slow enough that no budget refuses one.
@@ -21,8 +21,7 @@ const APART: Duration = Duration::from_millis(20);
 /// Promise of issue 3: handshakes that one core answers in a second.
 const PER_SECOND: f64 = 4000.0;
 
-/// Numbers of peers among which one is looked up, look-ups of one pass, and passes of one turn: the kernel counts
-/// processor time in steps of up to 4 ms.
+/// Numbers of peers among which one is looked up, look-ups of one pass, and passes of one turn.
 const TABLES: [u32; 3] = [10, 1_000, 10_000];
 const LOOKUPS: u32 = 100_000;
 const PASSES: u32 = 10;
